@@ -1,0 +1,46 @@
+# make help
+
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+PIP_FLAGS ?=
+DEMO_DATA := demo_video_data
+DEMO_RUN := checkpoints/demo
+DEMO_VIDEOS := generated_videos/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint format clean
+
+help: ## what there is to make
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q $(PIP_FLAGS) -r requirements.txt
+	@touch $@
+
+$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
+	$(PY) -m pip install -q $(PIP_FLAGS) -r requirements-dev.txt
+	@touch $@
+
+demo: $(VENV)/installed ## data, training and videos from nothing, in minutes on two CPU cores; resumes when typed again
+	$(PY) video_dataset.py --output_dir $(DEMO_DATA)
+	$(PY) train_text2video.py --preset demo --data_dir $(DEMO_DATA) --output_dir $(DEMO_RUN) --resume auto --no_wandb
+	$(PY) generate_text2video.py --checkpoint $(DEMO_RUN)/best_model.pth --output_dir $(DEMO_VIDEOS) --visualize \
+	    --prompts_file $(DEMO_DATA)/seen_prompts.txt $(DEMO_DATA)/heldout_prompts.txt --batch_size 16
+
+test: $(VENV)/installed-dev ## the test suite, on the CPU
+	$(PY) -m pytest
+
+lint: $(VENV)/installed-dev ## ruff: rules and format
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: $(VENV)/installed-dev ## ruff: apply the format
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean: ## remove what the demo made (not .venv)
+	rm -rf $(DEMO_DATA) $(DEMO_RUN) $(DEMO_VIDEOS)

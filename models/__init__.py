@@ -1,0 +1,1 @@
+"""Networks and maths: no files, no flags."""

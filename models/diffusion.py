@@ -1,0 +1,266 @@
+"""TextToVideoDiffusion: the training objective and the sampler of a discrete-time diffusion model of video.
+
+DDPM (Ho et al. 2020, arXiv:2006.11239) with the cosine schedule of Nichol and Dhariwal 2021 (arXiv:2102.09672), text
+dropout for classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598). Samplers are diffusers' schedulers.
+"""
+
+from collections.abc import Callable
+
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+from diffusers.schedulers.scheduling_ddpm import betas_for_alpha_bar, rescale_zero_terminal_snr
+from torch import Tensor, nn
+
+SAMPLERS = {
+    "ddpm": DDPMScheduler,
+    "ddim": DDIMScheduler,
+    "dpmpp": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+}
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+LOSS_WEIGHTINGS = ("none", "min_snr", "snr_plus_one")
+
+
+def cosine_betas(num_timesteps: int, noise_shift: float = 1.0, zero_terminal_snr: bool = False) -> Tensor:
+    """Betas of the cosine schedule, alpha_bar(t) = cos^2((t/T + 0.008) / 1.008 * pi/2), each at most 0.999.
+
+    noise_shift multiplies sigma = sqrt(1/alpha_bar - 1): the frames of a clip repeat each other, so noise that hides an
+    image still shows a video (Hoogeboom et al. 2023, arXiv:2301.11093, shift it for size; the same holds for length).
+    zero_terminal_snr makes the last timestep pure noise (Lin et al. 2023, arXiv:2305.08891). Returns (T,) float32.
+    """
+    betas = betas_for_alpha_bar(num_timesteps).double()
+    if noise_shift != 1:
+        alphas_cumprod = (1 - betas).cumprod(dim=0)
+        alphas_cumprod = 1 / (1 + noise_shift**2 * (1 / alphas_cumprod - 1))
+        previous = torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod[:-1]])
+        betas = (1 - alphas_cumprod / previous).clamp(max=0.999)
+    return (rescale_zero_terminal_snr(betas) if zero_terminal_snr else betas).float()
+
+
+class TextToVideoDiffusion(nn.Module):
+    """Owns the U-Net and the noise schedule.
+
+    prediction_type: what the network predicts. "epsilon", the noise; "v_prediction", sqrt(a) noise - sqrt(1-a) clip
+        (Salimans and Ho 2022, arXiv:2202.00512); "sample", the clean clip.
+    loss_weighting: "none" is the plain mean squared error of what is predicted. "min_snr" weighs the error of the clip
+        with min(SNR, gamma) (Hang et al. 2023, arXiv:2303.09556), "snr_plus_one" with min(SNR + 1, gamma), which keeps
+        teaching where the noise is high, and that is where the text decides (SNR + 1 is Salimans and Ho, sec. 4).
+    text_dropout: share of captions replaced by the empty one in training, for classifier-free guidance.
+    Raises ValueError for an unknown prediction type or weighting, and for epsilon with a zero terminal SNR, where the
+    noise says nothing about the clip.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        num_timesteps: int = 1000,
+        prediction_type: str = "epsilon",
+        loss_weighting: str = "none",
+        snr_gamma: float = 5.0,
+        noise_shift: float = 1.0,
+        zero_terminal_snr: bool = False,
+        text_dropout: float = 0.1,
+    ):
+        super().__init__()
+        if prediction_type not in PREDICTION_TYPES:
+            raise ValueError(f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}, not {prediction_type!r}")
+        if loss_weighting not in LOSS_WEIGHTINGS:
+            raise ValueError(f"loss_weighting must be one of {', '.join(LOSS_WEIGHTINGS)}, not {loss_weighting!r}")
+        if zero_terminal_snr and prediction_type == "epsilon":
+            raise ValueError("zero_terminal_snr needs prediction_type v_prediction or sample")
+        self.settings = {  # plain data that builds this object again, but for the U-Net
+            "num_timesteps": num_timesteps,
+            "prediction_type": prediction_type,
+            "loss_weighting": loss_weighting,
+            "snr_gamma": snr_gamma,
+            "noise_shift": noise_shift,
+            "zero_terminal_snr": zero_terminal_snr,
+            "text_dropout": text_dropout,
+        }
+        self.unet = unet
+        self.num_timesteps = num_timesteps
+        self.prediction_type = prediction_type
+        self.loss_weighting = loss_weighting
+        self.snr_gamma = snr_gamma
+        self.text_dropout = text_dropout
+        betas = cosine_betas(num_timesteps, noise_shift, zero_terminal_snr)
+        # Samplers get the clipped clean clip, see denoise(): every one then needs the same care at high noise, once.
+        self.scheduler = DDPMScheduler(
+            num_timesteps, trained_betas=betas.tolist(), prediction_type="sample", timestep_spacing="trailing"
+        )
+        self.register_buffer("alphas_cumprod", self.scheduler.alphas_cumprod.clone(), persistent=False)
+
+    # Training
+
+    def forward(
+        self,
+        videos: Tensor,
+        text_embeddings: Tensor,
+        mask: Tensor | None = None,
+        *,
+        noise: Tensor | None = None,
+        timesteps: Tensor | None = None,
+    ) -> Tensor:
+        """The loss: mean over the batch of w(t) * ||prediction - target||^2 (Ho et al. 2020, eq. 14, for epsilon).
+
+        videos: (B, C, T, H, W) in [-1, 1]. text_embeddings: (B, L, D), mask: (B, L) or None. noise and timesteps are
+        drawn unless given; a validation gives them, so that its curves can be compared. Returns a scalar.
+        """
+        noise = torch.randn_like(videos) if noise is None else noise
+        if timesteps is None:
+            timesteps = torch.randint(self.num_timesteps, (len(videos),), device=videos.device)
+        noisy = self.add_noise(videos, noise, timesteps)
+        prediction = self.unet(noisy, timesteps, text_embeddings, mask)
+        errors = (prediction.float() - self.target(videos, noise, timesteps)).square().flatten(1).mean(dim=1)
+        return (self.loss_weights(timesteps) * errors).mean()
+
+    def drop_text(self, captions: list[str]) -> list[str]:
+        """The captions, each one replaced by "" with probability text_dropout while training."""
+        if not self.training or self.text_dropout == 0:
+            return captions
+        kept = torch.rand(len(captions)) >= self.text_dropout
+        return [caption if keep else "" for caption, keep in zip(captions, kept, strict=True)]
+
+    def add_noise(self, videos: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """x_t = sqrt(alpha_bar) clip + sqrt(1 - alpha_bar) noise (Ho et al. 2020, eq. 4)."""
+        alpha, sigma = self.alpha_sigma(timesteps, videos)
+        return alpha * videos + sigma * noise
+
+    def target(self, videos: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What the network should answer, by prediction_type."""
+        if self.prediction_type == "epsilon":
+            return noise
+        if self.prediction_type == "sample":
+            return videos
+        alpha, sigma = self.alpha_sigma(timesteps, videos)
+        return alpha * noise - sigma * videos
+
+    def predict_clip(self, prediction: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        """The clean clip that a prediction at x_t stands for; the inverse of target()."""
+        alpha, sigma = self.alpha_sigma(timesteps, noisy)
+        if self.prediction_type == "epsilon":
+            return (noisy - sigma * prediction) / alpha
+        if self.prediction_type == "sample":
+            return prediction
+        return alpha * noisy - sigma * prediction
+
+    def loss_weights(self, timesteps: Tensor) -> Tensor:
+        """(B,) weights of the squared error of the prediction, such that the clip's error is weighed as documented."""
+        alphas_cumprod = self.alphas_cumprod[timesteps]
+        snr = alphas_cumprod / (1 - alphas_cumprod)
+        if self.loss_weighting == "none":
+            return torch.ones_like(snr)
+        clip_weights = (snr if self.loss_weighting == "min_snr" else snr + 1).clamp(max=self.snr_gamma)
+        # An error of the clip is an error of the noise times 1/SNR, and an error of v times 1/(SNR + 1).
+        return clip_weights / {"epsilon": snr, "v_prediction": snr + 1, "sample": 1.0}[self.prediction_type]
+
+    def alpha_sigma(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """sqrt(alpha_bar) and sqrt(1 - alpha_bar) of each timestep, (B, 1, 1, 1, 1)."""
+        alphas_cumprod = self.alphas_cumprod[timesteps].reshape(-1, *[1] * (like.dim() - 1))
+        return alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
+
+    # Sampling
+
+    @torch.no_grad()
+    def sample(
+        self,
+        text_embeddings: Tensor,
+        mask: Tensor | None = None,
+        negative_embeddings: Tensor | None = None,
+        negative_mask: Tensor | None = None,
+        *,
+        num_frames: int,
+        height: int,
+        width: int,
+        sampler: str = "dpmpp",
+        num_inference_steps: int = 25,
+        guidance_scale: float = 1.0,
+        guidance_rescale: float = 0.0,
+        thresholding: str = "static",
+        generators: list[torch.Generator] | None = None,
+        on_step: Callable[[], object] | None = None,
+    ) -> Tensor:
+        """Videos (B, C, T, H, W) in [-1, 1] for B texts.
+
+        text_embeddings: (B, L, D). negative_embeddings: (B, L', D), the empty or the negative prompt, needed when
+        guidance_scale != 1. generators: one per video, on the CPU, so that a seed is the same video in any batch and on
+        any device; None draws from the global state. on_step is called after each step, for a progress bar.
+        Raises ValueError for an unknown sampler, a number of steps outside 1..num_timesteps and missing embeddings.
+        """
+        if sampler not in SAMPLERS:
+            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, not {sampler!r}")
+        if not 1 <= num_inference_steps <= self.num_timesteps:
+            raise ValueError(f"num_inference_steps must be 1 to {self.num_timesteps}, not {num_inference_steps}")
+        if guidance_scale != 1 and negative_embeddings is None:
+            raise ValueError("guidance_scale other than 1 needs negative_embeddings")
+        if generators is not None and len(generators) != len(text_embeddings):
+            raise ValueError(f"{len(generators)} generators for {len(text_embeddings)} texts")
+
+        context, mask = _stack_guidance(text_embeddings, mask, negative_embeddings, negative_mask, guidance_scale)
+        scheduler = SAMPLERS[sampler].from_config(
+            self.scheduler.config, clip_sample=False, rescale_betas_zero_snr=False
+        )
+        scheduler.set_timesteps(num_inference_steps, device=text_embeddings.device)
+        shape = (self.unet.config.in_channels, num_frames, height, width)
+        device = text_embeddings.device
+        sample = _randn(len(text_embeddings), shape, generators, device) * scheduler.init_noise_sigma
+        step_generator = {} if sampler in ("dpmpp", "unipc") else {"generator": generators}
+        for timestep in scheduler.timesteps:
+            noisy = scheduler.scale_model_input(sample, timestep)
+            clip = self.denoise(noisy, timestep, context, mask, guidance_scale, guidance_rescale, thresholding)
+            sample = scheduler.step(clip, timestep, sample, **step_generator).prev_sample
+            if on_step is not None:
+                on_step()
+        return sample.clamp(-1, 1)
+
+    def denoise(self, noisy, timestep, context, mask, guidance_scale=1.0, guidance_rescale=0.0, thresholding="static"):
+        """The network's guess of the clean clip behind `noisy`, (B, C, T, H, W), guided and kept in range.
+
+        Guidance (Ho and Salimans 2022, eq. 6, with their 1 + w as guidance_scale) and its rescaling (Lin et al. 2023,
+        eq. 15 and 16) act on what the network predicts; with guidance, context holds the B negative texts before the B
+        texts. At high noise an error of epsilon is multiplied by 1/sqrt(alpha_bar), up to 20,000 for the cosine
+        schedule: the clip is therefore clipped to [-1, 1] ("static") or divided by its own 99.5% quantile ("dynamic",
+        Saharia et al. 2022, arXiv:2205.11487, sec. 2.3); "none" leaves it alone.
+        """
+        batch = timestep.long().expand(len(context))  # Euler counts in floats
+        prediction = self.unet(torch.cat([noisy] * (len(context) // len(noisy))), batch, context, mask).float()
+        if guidance_scale != 1:
+            negative, positive = prediction.chunk(2)
+            prediction = negative + guidance_scale * (positive - negative)
+            if guidance_rescale > 0:
+                dims = tuple(range(1, prediction.dim()))
+                matched = prediction * (positive.std(dims, keepdim=True) / prediction.std(dims, keepdim=True))
+                prediction = guidance_rescale * matched + (1 - guidance_rescale) * prediction
+        clip = self.predict_clip(prediction, noisy, batch[: len(noisy)])
+        if thresholding == "dynamic":
+            limit = clip.flatten(1).abs().quantile(0.995, dim=1).clamp(min=1).reshape(-1, *[1] * (clip.dim() - 1))
+            return clip.clamp(-limit, limit) / limit
+        return clip.clamp(-1, 1) if thresholding == "static" else clip
+
+
+def _randn(batch: int, shape: tuple[int, ...], generators: list[torch.Generator] | None, device) -> Tensor:
+    if generators is None:
+        return torch.randn(batch, *shape, device=device)
+    return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
+
+
+def _stack_guidance(positive, positive_mask, negative, negative_mask, guidance_scale):
+    """One batch of the negative texts and then the texts, padded to one length, or the texts alone without guidance."""
+    if guidance_scale == 1:
+        return positive, positive_mask
+    length = max(positive.shape[1], negative.shape[1])
+    embeddings, masks = [], []
+    for text, mask in ((negative, negative_mask), (positive, positive_mask)):
+        mask = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device) if mask is None else mask
+        padding = length - text.shape[1]
+        embeddings.append(nn.functional.pad(text, (0, 0, 0, padding)))
+        masks.append(nn.functional.pad(mask, (0, padding)))
+    masks = torch.cat(masks)
+    return torch.cat(embeddings), None if masks.all() else masks

@@ -1,0 +1,255 @@
+"""Building blocks of UNet3D: residual blocks, transformers over space and text, attention over time.
+
+The spatial half of every block carries the parameter names of diffusers' UNet2DConditionModel (which is Rombach et al.
+2022, arXiv:2112.10752), so that an image model can be loaded into it. What a video needs on top starts as the identity:
+temporal convolution taps and temporal attention outputs are zero, and position features enter through zero weights.
+Features are (B, C, T, H, W) between blocks. Whatever is not temporal treats the frames as a batch of images.
+"""
+
+import math
+
+import torch
+from diffusers.models.attention import FeedForward
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, scaled_dot_product_attention, silu
+
+
+def fold_time(x: Tensor) -> Tensor:
+    """(B, C, T, H, W) -> (B*T, C, H, W): a video as a batch of images."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def unfold_time(x: Tensor, num_frames: int) -> Tensor:
+    """(B*T, C, H, W) -> (B, C, T, H, W), the inverse of fold_time."""
+    return x.unflatten(0, (-1, num_frames)).transpose(1, 2)
+
+
+def zero_init(module: nn.Module) -> nn.Module:
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def unit_init(module: nn.Module) -> nn.Module:
+    """Weights that keep the scale of what passes. PyTorch's own shrink it at each layer, and behind a zero layer such
+    faint signals take hundreds of steps to be heard."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+            nn.init.zeros_(layer.bias)
+    return module
+
+
+def fourier_features(num_frames: int, height: int, width: int, num_bands: int, device=None) -> Tensor:
+    """Where and when each cell is: (T, H, W, 3 * (1 + 2*num_bands)) features of its normalised (t, y, x) in [-1, 1].
+
+    Cell centres are (2i + 1)/n - 1, so one set of weights serves any number of frames and any size. Each coordinate u
+    comes as u, sin(2^k pi u / 2) and cos(2^k pi u / 2) (Mildenhall et al. 2020, eq. 4, from half a period up).
+    """
+    axes = [(2 * torch.arange(n, device=device) + 1) / n - 1 for n in (num_frames, height, width)]
+    coordinates = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)  # (T, H, W, 3)
+    frequencies = math.pi / 2 * 2.0 ** torch.arange(num_bands, device=device)
+    angles = (coordinates[..., None] * frequencies).flatten(-2)  # (T, H, W, 3 * num_bands)
+    return torch.cat([coordinates, angles.sin(), angles.cos()], dim=-1)
+
+
+class FrameGroupNorm(nn.GroupNorm):
+    """Group normalisation of each frame by itself, as in the image model: no frame sees another through it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return unfold_time(super().forward(fold_time(x)), x.shape[2])
+
+
+def spatial_conv(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Conv3d:
+    """A 2-D convolution applied to each frame; its 5-D weight is the 2-D weight with one temporal tap."""
+    return nn.Conv3d(in_channels, out_channels, (1, kernel, kernel), (1, stride, stride), (0, kernel // 2, kernel // 2))
+
+
+def spacetime_conv(in_channels: int, out_channels: int) -> nn.Conv3d:
+    """A 3x3x3 convolution that starts as a 3x3 one: the taps on the previous and the next frame are zero."""
+    conv = nn.Conv3d(in_channels, out_channels, 3, padding=1)
+    with torch.no_grad():
+        conv.weight[:, :, [0, 2]] = 0
+        conv.weight[:, :, 1] *= math.sqrt(3)  # the fan-in that counts at the start is 9 taps, not 27
+    return conv
+
+
+class ResnetBlock3D(nn.Module):
+    """norm, SiLU, convolution, twice, with the embedding of timestep, text and frame added (or as scale and shift).
+
+    conv_type "full" convolves space and time together (3x3x3); "factorised" convolves each frame (1x3x3) and then
+    time (3x1x1), about half the multiplications (the (2+1)D of Tran et al. 2018, arXiv:1711.11248).
+    x: (B, in_channels, T, H, W), emb: (B, T, emb_channels) -> (B, out_channels, T, H, W).
+    """
+
+    def __init__(self, in_channels, out_channels, emb_channels, groups, eps, scale_shift, conv_type):
+        super().__init__()
+        conv = spacetime_conv if conv_type == "full" else spatial_conv
+        self.scale_shift = scale_shift
+        self.norm1 = FrameGroupNorm(groups, in_channels, eps)
+        self.conv1 = conv(in_channels, out_channels)
+        self.time_emb_proj = nn.Linear(emb_channels, out_channels * (2 if scale_shift else 1))
+        self.norm2 = FrameGroupNorm(groups, out_channels, eps)
+        self.conv2 = conv(out_channels, out_channels)
+        self.conv_shortcut = spatial_conv(in_channels, out_channels, 1) if in_channels != out_channels else None
+        if conv_type == "factorised":
+            self.temporal_norm = FrameGroupNorm(groups, out_channels, eps)
+            self.temporal_conv = zero_init(nn.Conv3d(out_channels, out_channels, (3, 1, 1), padding=(1, 0, 0)))
+        else:
+            self.temporal_conv = None
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        emb = self.time_emb_proj(silu(emb)).transpose(1, 2)[..., None, None]  # (B, C or 2C, T, 1, 1)
+        hidden = self.conv1(silu(self.norm1(x)))
+        if self.scale_shift:
+            scale, shift = emb.chunk(2, dim=1)
+            hidden = self.norm2(hidden) * (1 + scale) + shift
+        else:
+            hidden = self.norm2(hidden + emb)
+        hidden = self.conv2(silu(hidden))
+        if self.temporal_conv is not None:
+            hidden = hidden + self.temporal_conv(silu(self.temporal_norm(hidden)))
+        return hidden + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+
+class Attention(nn.Module):
+    """Multi-head attention (Vaswani et al. 2017) of x (N, Lq, C) to context (N, Lk, context_dim), or to itself.
+
+    mask: (N, Lk) bool, True where a context token may be seen; a row without any True sees all. Returns (N, Lq, C).
+    """
+
+    def __init__(self, channels: int, num_heads: int, context_dim: int | None = None):
+        super().__init__()
+        if channels % num_heads:
+            raise ValueError(f"{channels} channels cannot be split over num_attention_heads={num_heads}")
+        self.num_heads = num_heads
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(context_dim or channels, channels, bias=False)
+        self.to_v = nn.Linear(context_dim or channels, channels, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])  # a list only because diffusers calls it to_out.0
+
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        context = x if context is None else context
+        q, k, v = (
+            tokens.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (N, heads, L, C/heads)
+            for tokens in (self.to_q(x), self.to_k(context), self.to_v(context))
+        )
+        if mask is not None:
+            mask = (mask | ~mask.any(dim=1, keepdim=True))[:, None, None]  # (N, 1, 1, Lk)
+        return self.to_out[0](attend(q, k, v, mask).transpose(1, 2).flatten(2))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v. On a CPU in bfloat16 the fused kernel is several times slower than its definition."""
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return scores.softmax(dim=-1).to(v.dtype) @ v
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention inside each frame (optional), cross-attention to the text, feed-forward; all residual.
+
+    Positions are added to the queries of the cross-attention, so that "moving right" can mean something else at the
+    left of the first frame than at the right of the last one. x: (B, T, H*W, C); positions: (T, H*W, P).
+    """
+
+    def __init__(self, channels, num_heads, context_dim, position_dim, self_attention):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels) if self_attention else None
+        self.attn1 = Attention(channels, num_heads) if self_attention else None
+        self.norm2 = nn.LayerNorm(channels)
+        self.attn2 = Attention(channels, num_heads, context_dim)
+        self.position_proj = zero_init(nn.Linear(position_dim, channels, bias=False)) if position_dim else None
+        self.norm3 = nn.LayerNorm(channels)
+        self.ff = FeedForward(channels, activation_fn="geglu")
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
+        B, T = x.shape[:2]
+        if self.attn1 is not None:
+            x = x + self.attn1(self.norm1(x).flatten(0, 1)).unflatten(0, (B, T))
+        queries = self.norm2(x)
+        if self.position_proj is not None:
+            queries = queries + self.position_proj(positions)
+        x = x + self.attn2(queries.flatten(1, 2), context, mask).unflatten(1, (T, -1))
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Features to tokens, transformer blocks on them, and back to be added (diffusers' Transformer2DModel)."""
+
+    def __init__(self, channels, num_heads, context_dim, position_dim, groups, num_layers, linear, self_attention):
+        super().__init__()
+        self.linear = linear
+        self.norm = FrameGroupNorm(groups, channels, eps=1e-6)
+        self.proj_in = nn.Linear(channels, channels) if linear else spatial_conv(channels, channels, 1)
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(channels, num_heads, context_dim, position_dim, self_attention) for _ in range(num_layers)
+        )
+        self.proj_out = nn.Linear(channels, channels) if linear else spatial_conv(channels, channels, 1)
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
+        H, W = x.shape[-2:]
+        hidden = self.norm(x)
+        hidden = hidden if self.linear else self.proj_in(hidden)
+        tokens = hidden.flatten(3).permute(0, 2, 3, 1)  # (B, T, H*W, C)
+        tokens = self.proj_in(tokens) if self.linear else tokens
+        for block in self.transformer_blocks:
+            tokens = block(tokens, context, mask, positions.flatten(1, 2))
+        tokens = self.proj_out(tokens) if self.linear else tokens
+        hidden = tokens.permute(0, 3, 1, 2).unflatten(-1, (H, W))
+        return x + (hidden if self.linear else self.proj_out(hidden))
+
+
+class TemporalAttention(nn.Module):
+    """Self-attention along time: each place attends to itself in all frames (Ho et al. 2022, arXiv:2204.03458, sec. 3).
+
+    With joint=True every token attends to every place of every frame, which is cheap where features are small and keeps
+    an object one object. Positions added to the tokens tell the order of the frames; they come from normalised
+    coordinates, not from a table, so any number of frames will do. x: (B, C, T, H, W); returns the same shape. The
+    output projection starts at zero, so that the layer leaves an image model unchanged.
+    """
+
+    def __init__(self, channels: int, num_heads: int, position_dim: int, joint: bool = False):
+        super().__init__()
+        self.joint = joint
+        self.norm = nn.LayerNorm(channels)
+        self.position_proj = nn.Linear(position_dim, channels, bias=False) if position_dim else None
+        self.attn = Attention(channels, num_heads)
+        zero_init(self.attn.to_out[0])
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        B, C, T, H, W = x.shape
+        tokens = self.norm(x.permute(0, 2, 3, 4, 1))  # (B, T, H, W, C)
+        if self.position_proj is not None:
+            tokens = tokens + self.position_proj(positions)
+        if self.joint:
+            out = self.attn(tokens.reshape(B, T * H * W, C)).reshape(B, T, H, W, C)
+        else:
+            tokens = tokens.permute(0, 2, 3, 1, 4).reshape(B * H * W, T, C)
+            out = self.attn(tokens).reshape(B, H, W, T, C).permute(0, 3, 1, 2, 4)
+        return x + out.permute(0, 4, 1, 2, 3)
+
+
+class Downsample3D(nn.Module):
+    """Halves height and width, keeps the frames."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = spatial_conv(channels, channels, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Upsample3D(nn.Module):
+    """Doubles height and width by repetition and smooths with a convolution, keeps the frames."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = spatial_conv(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(interpolate(x, scale_factor=(1, 2, 2), mode="nearest"))

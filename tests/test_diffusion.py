@@ -1,0 +1,284 @@
+"""The mathematics of training and sampling, against its definitions and against diffusers."""
+
+import math
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+
+from models.diffusion import PREDICTION_TYPES, SAMPLERS, TextToVideoDiffusion, cosine_betas
+from models.unet3d import UNet3D
+from tests.conftest import TINY_UNET
+
+
+class Oracle(torch.nn.Module):
+    """A network that knows the clip and answers what a perfect one would."""
+
+    def __init__(self, clip, prediction_type):
+        super().__init__()
+        self.clip, self.prediction_type, self.diffusion = clip, prediction_type, None
+        self.config = type("Config", (), {"in_channels": clip.shape[1]})
+
+    def forward(self, noisy, timesteps, text_embeddings, mask):
+        alpha, sigma = self.diffusion.alpha_sigma(timesteps, noisy)
+        clip = self.clip.expand_as(noisy)
+        return self.diffusion.target(clip, (noisy - alpha * clip) / sigma, timesteps)
+
+
+class Answer(torch.nn.Module):
+    """A network that answers whatever `answer` makes of its input."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, noisy, timesteps, text_embeddings, mask):
+        return self.answer(noisy)
+
+
+def oracle_diffusion(clip, prediction_type, **settings):
+    oracle = Oracle(clip, prediction_type)
+    diffusion = TextToVideoDiffusion(oracle, prediction_type=prediction_type, **settings)
+    oracle.__dict__["diffusion"] = diffusion  # not a submodule: it would contain itself
+    return diffusion
+
+
+def test_schedule_is_the_cosine_of_nichol_and_dhariwal():
+    alphas_cumprod = (1 - cosine_betas(1000).double()).cumprod(0)
+
+    def f(t):
+        return math.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    expected = torch.tensor([f(t + 1) / f(0) for t in range(990)], dtype=torch.float64)  # before the clip at 0.999
+    torch.testing.assert_close(alphas_cumprod[:990], expected, rtol=1e-4, atol=1e-6)
+    assert cosine_betas(1000).max() <= 0.999
+
+
+def test_schedule_equals_diffusers_squaredcos_cap_v2():
+    expected = DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2").betas
+    torch.testing.assert_close(cosine_betas(1000), expected)
+
+
+def test_noise_shift_multiplies_sigma():
+    plain, shifted = ((1 - cosine_betas(1000, shift).double()).cumprod(0) for shift in (1.0, 2.0))
+    sigma, shifted_sigma = ((1 / alphas - 1).sqrt()[:900] for alphas in (plain, shifted))
+    torch.testing.assert_close(shifted_sigma, 2 * sigma, rtol=1e-3, atol=0)
+
+
+def test_zero_terminal_snr_ends_in_pure_noise():
+    assert (1 - cosine_betas(1000, zero_terminal_snr=True)).cumprod(0)[-1] == 0
+    assert (1 - cosine_betas(1000)).cumprod(0)[-1] > 0
+
+
+def test_add_noise_matches_diffusers(tiny_diffusion, clip):
+    noise, timesteps = torch.randn_like(clip), torch.tensor([3, 870])
+    expected = DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2").add_noise(clip, noise, timesteps)
+    torch.testing.assert_close(tiny_diffusion.add_noise(clip, noise, timesteps), expected)
+
+
+def test_velocity_matches_diffusers(clip):
+    noise, timesteps = torch.randn_like(clip), torch.tensor([3, 870])
+    expected = DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2").get_velocity(clip, noise, timesteps)
+    diffusion = TextToVideoDiffusion(torch.nn.Identity(), prediction_type="v_prediction")
+    torch.testing.assert_close(diffusion.target(clip, noise, timesteps), expected)
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_true_answer_recovers_the_clip(clip, prediction_type):
+    diffusion = TextToVideoDiffusion(torch.nn.Identity(), prediction_type=prediction_type)
+    noise, timesteps = torch.randn_like(clip), torch.tensor([3, 700])
+    noisy = diffusion.add_noise(clip, noise, timesteps)
+    recovered = diffusion.predict_clip(diffusion.target(clip, noise, timesteps), noisy, timesteps)
+    torch.testing.assert_close(recovered, clip, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("weighting", ["none", "min_snr", "snr_plus_one"])
+def test_loss_weights_weigh_the_clip_error_alike_for_every_prediction_type(clip, weighting):
+    """The same error of the clip costs the same, however the network words its answer (but for "none")."""
+    noise, timesteps = torch.randn_like(clip), torch.tensor([200, 600])
+    costs = []
+    for prediction_type in PREDICTION_TYPES:
+        diffusion = TextToVideoDiffusion(
+            torch.nn.Identity(), prediction_type=prediction_type, loss_weighting=weighting, snr_gamma=3.0
+        )
+        noisy = diffusion.add_noise(clip, noise, timesteps)
+        alpha, sigma = diffusion.alpha_sigma(timesteps, clip)
+        wrong = clip + 0.1
+        answer = diffusion.target(wrong, (noisy - alpha * wrong) / sigma, timesteps)  # words the wrong clip
+        errors = (answer - diffusion.target(clip, noise, timesteps)).square().flatten(1).mean(1)
+        costs.append(diffusion.loss_weights(timesteps) * errors)
+    snr = diffusion.alphas_cumprod[timesteps] / (1 - diffusion.alphas_cumprod[timesteps])
+    if weighting == "none":
+        expected = [snr, snr + 1, torch.ones(2)]
+    else:
+        expected = [(snr if weighting == "min_snr" else snr + 1).clamp(max=3.0)] * 3
+    for cost, weight in zip(costs, expected, strict=True):
+        torch.testing.assert_close(cost, 0.01 * weight, rtol=1e-3, atol=1e-7)
+
+
+def test_plain_epsilon_loss_is_the_mean_squared_error(tiny_diffusion, clip, text):
+    noise, timesteps = torch.randn_like(clip), torch.tensor([10, 500])
+    loss = tiny_diffusion(clip, text, noise=noise, timesteps=timesteps)
+    noise_pred = tiny_diffusion.unet(tiny_diffusion.add_noise(clip, noise, timesteps), timesteps, text)
+    torch.testing.assert_close(loss, (noise_pred - noise).square().mean())
+
+
+def test_micro_batches_add_up_to_the_gradient_of_the_batch(tiny_diffusion, clip, text):
+    noise, timesteps = torch.randn_like(clip), torch.tensor([10, 500])
+    tiny_diffusion(clip, text, noise=noise, timesteps=timesteps).backward()
+    whole = [parameter.grad.clone() for parameter in tiny_diffusion.parameters()]
+    tiny_diffusion.zero_grad()
+    for i in range(2):
+        one = slice(i, i + 1)
+        (tiny_diffusion(clip[one], text[one], noise=noise[one], timesteps=timesteps[one]) / 2).backward()
+    for parameter, gradient in zip(tiny_diffusion.parameters(), whole, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_text_is_dropped_in_training_at_its_rate_and_never_in_evaluation():
+    diffusion = TextToVideoDiffusion(torch.nn.Identity(), text_dropout=0.1)
+    captions = ["a red circle"] * 5000
+    assert 400 < diffusion.drop_text(captions).count("") < 600
+    assert diffusion.eval().drop_text(captions) == captions
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_recovers_the_clip_of_a_perfect_network(clip, sampler, prediction_type):
+    diffusion = oracle_diffusion(clip[:1], prediction_type)
+    text = torch.zeros(2, 1, 4)
+    steps = 60 if sampler == "ddpm" else 12
+    result = diffusion.sample(text, num_frames=4, height=16, width=16, sampler=sampler, num_inference_steps=steps)
+    torch.testing.assert_close(result, clip[:1].expand(2, -1, -1, -1, -1), rtol=0, atol=2e-2)
+
+
+def test_ddim_sampling_equals_a_plain_loop_over_diffusers(tiny_diffusion, text):
+    """Our way through predict_clip and a "sample"-predicting scheduler is the textbook loop on epsilon."""
+    scheduler = DDIMScheduler(
+        1000,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="epsilon",
+        timestep_spacing="trailing",
+        clip_sample=True,
+    )
+    scheduler.set_timesteps(5)
+    sample = torch.stack([torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(i)) for i in range(2)])
+    with torch.no_grad():
+        for timestep in scheduler.timesteps:
+            noise_pred = tiny_diffusion.unet(sample, timestep.expand(2), text)
+            sample = scheduler.step(noise_pred, timestep, sample, use_clipped_model_output=True).prev_sample
+    ours = tiny_diffusion.sample(
+        text,
+        num_frames=4,
+        height=16,
+        width=16,
+        sampler="ddim",
+        num_inference_steps=5,
+        generators=[torch.Generator().manual_seed(i) for i in range(2)],
+    )
+    torch.testing.assert_close(ours, sample.clamp(-1, 1), rtol=0, atol=1e-3)
+
+
+def test_guidance_scale_one_is_the_conditional_prediction(tiny_diffusion, clip, text):
+    timestep = torch.tensor(500)
+    plain = tiny_diffusion.denoise(clip, timestep, text, None)
+    both = torch.cat([torch.randn_like(text), text])
+    torch.testing.assert_close(plain, tiny_diffusion.denoise(clip, timestep, both[2:], None, guidance_scale=1.0))
+    near_one = tiny_diffusion.denoise(clip, timestep, both, None, guidance_scale=1 + 1e-6)
+    torch.testing.assert_close(plain, near_one, rtol=0, atol=1e-3)
+    assert not torch.allclose(plain, tiny_diffusion.denoise(clip, timestep, both, None, guidance_scale=3.0), atol=1e-3)
+
+
+def test_guidance_moves_from_the_negative_prediction_through_the_conditional_one(clip, text):
+    negative, positive = torch.full_like(clip, 0.1), torch.full_like(clip, 0.2)
+    unet = Answer(lambda noisy: torch.cat([negative, positive]))
+    diffusion = TextToVideoDiffusion(unet, prediction_type="sample")
+    guided = diffusion.denoise(clip, torch.tensor(5), torch.cat([text, text]), None, guidance_scale=3.0)
+    torch.testing.assert_close(guided, torch.full_like(clip, 0.1 + 3 * 0.1))
+
+
+def test_guidance_rescale_restores_the_spread_of_the_conditional_prediction(clip, text):
+    negative, positive = 0.05 * torch.randn_like(clip), 0.1 * torch.randn_like(clip)
+    unet = Answer(lambda noisy: torch.cat([negative, positive]))
+    diffusion = TextToVideoDiffusion(unet, prediction_type="sample")
+    settings = {"guidance_scale": 5.0, "thresholding": "none"}
+    texts = torch.cat([text, text])
+    plain = diffusion.denoise(clip, torch.tensor(5), texts, None, **settings)
+    rescaled = diffusion.denoise(clip, torch.tensor(5), texts, None, guidance_rescale=1.0, **settings)
+    assert plain[0].std() > 2 * positive[0].std()
+    torch.testing.assert_close(rescaled[0].std(), positive[0].std(), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("thresholding", ["static", "dynamic"])
+def test_wrong_noise_at_the_last_timestep_cannot_blow_up_the_clip(clip, text, thresholding):
+    """With the cosine schedule an error of epsilon counts 20,000-fold there: LTH14/mar#70 and many black videos."""
+    diffusion = TextToVideoDiffusion(Answer(lambda noisy: 1.1 * noisy))
+    wild = diffusion.denoise(clip, torch.tensor(999), text, None, thresholding="none")
+    kept = diffusion.denoise(clip, torch.tensor(999), text, None, thresholding=thresholding)
+    assert wild.abs().max() > 100
+    assert kept.abs().max() <= 1
+
+
+def test_a_seed_is_the_same_video_in_any_batch(tiny_diffusion, text):
+    def draw(indices):
+        generators = [torch.Generator().manual_seed(7 + i) for i in indices]
+        texts = text[indices]
+        return tiny_diffusion.sample(
+            texts, num_frames=4, height=16, width=16, num_inference_steps=4, sampler="ddpm", generators=generators
+        )
+
+    both = draw([0, 1])
+    torch.testing.assert_close(both[:1], draw([0]), rtol=0, atol=1e-4)
+    torch.testing.assert_close(both[1:], draw([1]), rtol=0, atol=1e-4)
+    assert not torch.allclose(both[0], both[1], atol=1e-2)
+
+
+def test_negative_text_of_another_length_changes_nothing_but_its_meaning(tiny_diffusion, text):
+    """Padding of the shorter text is masked: the same negative text, padded by hand, gives the same video."""
+    negative = torch.randn(2, 2, 16)
+    settings = {"num_frames": 2, "height": 16, "width": 16, "num_inference_steps": 2, "guidance_scale": 2.0}
+
+    def draw(negative, mask):
+        generators = [torch.Generator().manual_seed(i) for i in range(2)]
+        return tiny_diffusion.sample(text, None, negative, mask, generators=generators, **settings)
+
+    padded = torch.cat([negative, torch.randn(2, 3, 16)], dim=1)
+    mask = torch.tensor([[True, True, False, False, False]] * 2)
+    torch.testing.assert_close(draw(negative, None), draw(padded, mask), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1001])
+def test_impossible_numbers_of_steps_are_refused(tiny_diffusion, text, steps):
+    with pytest.raises(ValueError, match="num_inference_steps must be 1 to 1000"):
+        tiny_diffusion.sample(text, num_frames=2, height=16, width=16, num_inference_steps=steps)
+
+
+def test_epsilon_with_zero_terminal_snr_is_refused():
+    with pytest.raises(ValueError, match="zero_terminal_snr"):
+        TextToVideoDiffusion(torch.nn.Identity(), zero_terminal_snr=True)
+
+
+def test_one_clip_is_learnt_by_heart_and_comes_back():
+    """Loss falls to near zero on one clip, and sampling returns that clip."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 16), torch.linspace(-1, 1, 16), indexing="ij")
+    frames = [
+        torch.stack([torch.where((x - s) ** 2 + y**2 < 0.2, 0.8, -0.8), x * 0.5, y * 0.5]) for s in (-0.4, 0, 0.4)
+    ]
+    clip = torch.stack(frames, dim=1)[None]  # (1, 3, 3, 16, 16)
+    unet = UNet3D(**TINY_UNET, patch_size=2)
+    diffusion = TextToVideoDiffusion(unet, prediction_type="sample", loss_weighting="snr_plus_one", noise_shift=2.0)
+    text = torch.zeros(8, 1, 16)
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=4e-3, weight_decay=0)
+    losses = []
+    for step in range(150):
+        for group in optimizer.param_groups:
+            group["lr"] = 4e-3 * min(1, (150 - step) / 75)
+        loss = diffusion(clip.expand(8, -1, -1, -1, -1), text)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    diffusion.eval()
+    result = diffusion.sample(text[:2], num_frames=3, height=16, width=16, num_inference_steps=10)
+    assert sum(losses[-10:]) / 10 < 0.02 * losses[0]
+    assert (result - clip).square().mean() < 0.01  # 26 dB of a range of 2

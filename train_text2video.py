@@ -1,0 +1,509 @@
+"""Train a text-to-video diffusion model on captioned clips.
+
+    python train_text2video.py --data_dir ./demo_video_data --preset demo      # minutes on two CPU cores
+    python train_text2video.py --data_dir ./your_video_data                    # the base model, on a CUDA card
+
+Data: <data_dir>/videos/*.mp4 with <data_dir>/captions/<same name>.txt. Result: a run folder with best_model.pth,
+samples, metrics.jsonl, loss.png and the checkpoints that --resume continues from.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from utils.cli import Diverged, Parser, UserError, choice, integer, number, output_problems, run
+from utils.model_args import add_model_args, check_model_args, load_initial_weights, make_text_encoder, make_unet
+from video_dataset import add_data_args, data_args
+
+# torch and what is built on it are imported in main(): --help and a misspelt flag answer at once.
+
+# What each preset changes of the defaults below; a flag on the command line has the last word.
+PRESETS = {
+    "base": {},
+    "demo": {
+        "text_encoder": "builtin",
+        "num_frames": 8,
+        "frame_size": 32,
+        "target_fps": 4.0,
+        "batch_size": 8,
+        "model_channels": 64,
+        "channel_mult": [1, 2],
+        "layers_per_block": 1,
+        "num_attention_heads": 4,
+        "conv_type": "factorised",
+        "patch_size": 4,
+        "norm_num_groups": 16,
+        "prediction_type": "sample",
+        "loss_weighting": "snr_plus_one",
+        "max_train_steps": 3500,
+        "learning_rate": 1e-3,
+        "lr_warmup_steps": 100,
+        "ema_decay": 0.995,
+        "guidance_scale": 2.0,
+        "num_workers": 0,
+        "sample_every": 1000,
+    },
+    "tiny": {
+        "text_encoder": "builtin",
+        "text_dim": 32,
+        "num_frames": 4,
+        "frame_size": 16,
+        "model_channels": 16,
+        "channel_mult": [1, 2],
+        "layers_per_block": 1,
+        "num_attention_heads": 2,
+        "conv_type": "factorised",
+        "norm_num_groups": 8,
+        "patch_size": 2,
+        "num_workers": 0,
+    },
+}
+
+# Settings that may differ when a run is resumed: they change how it runs or what it logs, not what it computes.
+FREE_ON_RESUME = {
+    *("output_dir", "resume", "preset", "num_epochs", "max_train_steps", "num_workers", "cache_mb", "debug", "compile"),
+    *(
+        "log_every",
+        "validate_every",
+        "sample_every",
+        "checkpoint_every",
+        "checkpoints_total_limit",
+        "validation_prompts",
+    ),
+    *("report_to", "wandb_project", "gradient_checkpointing", "allow_dataset_change", "data_dir"),
+}
+
+
+REMEDIES = (
+    "a smaller --batch_size (with --gradient_accumulation_steps for the same effect), --gradient_checkpointing, "
+    "--mixed_precision bf16, fewer --num_frames, a smaller --frame_size, fewer --model_channels"
+)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = Parser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
+    parser.add_argument("--preset", choices=PRESETS, default="base", help="settings to start from; flags override them")
+    add_data_args(parser)
+    add_model_args(parser)
+    add_training_args(parser)
+    add_log_args(parser)
+    parser.checks.append(check_args)
+    # The preset first, then the command line over it.
+    chosen, _ = parser.parse_known_args(argv)
+    parser.set_defaults(**PRESETS[chosen.preset])
+    return parser.parse_args(argv)
+
+
+def add_training_args(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("training")
+    group.add_argument(
+        "--batch_size", "--train_batch_size", type=integer(1), default=4, help="clips per process and micro-batch"
+    )
+    group.add_argument(
+        "--num_epochs", "--num_train_epochs", type=integer(1), default=1000, help="passes over the training clips"
+    )
+    group.add_argument(
+        "--max_train_steps", type=integer(1), default=None, help="optimizer steps; overrides --num_epochs"
+    )
+    group.add_argument(
+        "--gradient_accumulation_steps", type=integer(1), default=1, help="micro-batches per optimizer step"
+    )
+    group.add_argument("--learning_rate", type=number(0, above=True), default=1e-4, help="peak learning rate of AdamW")
+    group.add_argument(
+        "--lr_scheduler",
+        type=choice("cosine", "linear", "constant", "constant_with_warmup"),
+        default="cosine",
+        help="after the warm-up",
+    )
+    group.add_argument(
+        "--lr_warmup_steps", type=integer(0), default=500, help="linear warm-up, at most a tenth of the run"
+    )
+    group.add_argument("--adam_beta1", type=number(0, 1), default=0.9, help="AdamW")
+    group.add_argument("--adam_beta2", type=number(0, 1), default=0.99, help="AdamW")
+    group.add_argument("--adam_weight_decay", type=number(0), default=0.01, help="AdamW")
+    group.add_argument(
+        "--max_grad_norm", type=number(0, above=True), default=1.0, help="gradients are clipped to this norm"
+    )
+    group.add_argument(
+        "--ema_decay",
+        type=number(0, 1),
+        default=0.999,
+        help="moving average of the weights, used for samples and best_model.pth; 0 turns it off",
+    )
+    group.add_argument(
+        "--mixed_precision",
+        type=choice("auto", "no", "fp16", "bf16"),
+        default="auto",
+        help="auto: bf16 where the hardware computes it",
+    )
+    group.add_argument(
+        "--gradient_checkpointing", action="store_true", help="recompute activations: less memory, a third more time"
+    )
+    group.add_argument("--compile", action="store_true", help="torch.compile the U-Net")
+    group.add_argument(
+        "--num_workers", "--dataloader_num_workers", type=integer(0, 256), default=2, help="processes that read clips"
+    )
+    group.add_argument("--seed", type=integer(0, 2**32 - 1), default=0, help="of everything random")
+    group.add_argument(
+        "--output_dir", type=Path, default=None, help="run folder; default ./checkpoints/text2video_<time>"
+    )
+    group.add_argument(
+        "--resume",
+        "--resume_from_checkpoint",
+        default=None,
+        help="latest: continue the run in --output_dir, or the newest; auto: the same, or start a new one; or a path",
+    )
+    group.add_argument("--allow_dataset_change", action="store_true", help="resume although the clips have changed")
+    group.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def add_log_args(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("logs")
+    group.add_argument("--log_every", type=integer(1), default=10, help="steps between rows of metrics.jsonl")
+    group.add_argument("--validate_every", type=integer(1), default=500, help="steps between validation losses")
+    group.add_argument("--sample_every", type=integer(1), default=500, help="steps between sample videos")
+    group.add_argument(
+        "--checkpoint_every", "--checkpointing_steps", type=integer(1), default=500, help="steps between checkpoints"
+    )
+    group.add_argument("--checkpoints_total_limit", type=integer(2), default=2, help="checkpoints kept")
+    group.add_argument(
+        "--validation_prompts",
+        nargs="+",
+        default=None,
+        help="prompts of the sample videos; default: validation captions",
+    )
+    group.add_argument(
+        "--report_to", type=choice("wandb", "tensorboard", "all", "none"), default="wandb", help="besides metrics.jsonl"
+    )
+    group.add_argument(
+        "--no_wandb", dest="report_to", action="store_const", const="none", help="the same as --report_to none"
+    )
+    group.add_argument("--wandb_project", default="text2video", help="project name in wandb")
+
+
+def check_args(args: argparse.Namespace) -> Iterator[str]:
+    yield from check_model_args(args)
+    if not args.data_dir.is_dir():
+        yield f"--data_dir: there is no folder {args.data_dir}; `python video_dataset.py` writes ./demo_video_data"
+    if args.resume not in (None, "latest", "auto"):
+        if not Path(args.resume).exists():
+            yield f"--resume: there is no {args.resume}; give a run folder, a checkpoint in it, latest or auto"
+        if args.output_dir is not None and args.output_dir.resolve() not in Path(args.resume, "x").resolve().parents:
+            yield "--resume: lies outside --output_dir; leave --output_dir out, or start anew with --init_from"
+    if args.output_dir is not None:
+        yield from output_problems(args.output_dir, args.data_dir)
+
+
+def main(args: argparse.Namespace) -> None:
+    import torch
+    from accelerate import Accelerator, PartialState
+    from diffusers.optimization import get_scheduler
+    from diffusers.training_utils import EMAModel
+    from tqdm.auto import tqdm
+
+    from models.diffusion import TextToVideoDiffusion
+    from utils.checkpoint import (
+        check_settings,
+        find_run,
+        flatten_optimizer,
+        restore_optimizer,
+        save_checkpoint,
+        write_settings,
+    )
+    from utils.model_file import cpu_tensors
+    from utils.training import (
+        EndlessSampler,
+        Metrics,
+        StopSignals,
+        any_process,
+        choose_precision,
+        ema_weights,
+        endless_batches,
+        evaluation_mode,
+        explain_out_of_memory,
+        plot_metrics,
+        seed_step,
+        start_trackers,
+    )
+    from video_dataset import TextVideoDataset
+
+    run_dir, resumed = find_run(args.resume, args.output_dir, Path("checkpoints"), "text2video")
+    if resumed:
+        check_settings(run_dir, vars(args), FREE_ON_RESUME)
+    trackers = {"wandb": ["wandb"], "tensorboard": ["tensorboard"], "all": ["wandb", "tensorboard"], "none": []}
+    accelerator = Accelerator(
+        mixed_precision=choose_precision(args.mixed_precision, on_cpu=PartialState().device.type == "cpu"),
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        log_with=trackers[args.report_to] or None,
+        project_dir=run_dir,
+    )
+    rank, world_size, main_process = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
+    say = accelerator.print
+    if main_process:
+        write_settings(run_dir, vars(args))
+
+    # Data: clips (B, 3, T, H, W) in [-1, 1] with captions; what a sample is depends on (seed, epoch, index) alone.
+    train_set = TextVideoDataset(**data_args(args), split="train")
+    val_set = TextVideoDataset(**data_args(args), split="val")
+    samples_per_step = args.batch_size * args.gradient_accumulation_steps * world_size
+    max_train_steps = args.max_train_steps or -(-args.num_epochs * len(train_set) // samples_per_step)
+    state = resumed.state if resumed else {"step": 0, "best_val_loss": None, "wandb_run_id": None}
+    if resumed and state["data"] != train_set.fingerprint() and not args.allow_dataset_change:
+        raise UserError(
+            f"--data_dir: not the clips that {run_dir} was trained on; --allow_dataset_change resumes all the same"
+        )
+    say(f"{len(train_set)} training and {len(val_set)} validation clips, {max_train_steps} steps, run folder {run_dir}")
+
+    # Model: the U-Net learns, and with it the built-in text encoder; a pretrained one is frozen.
+    seed_step(args.seed)
+    text_encoder = make_text_encoder(args, train_set.captions(mirrored=args.augment), state.get("tokenizer"))
+    unet = make_unet(args, text_encoder.dim)
+    model = TextToVideoDiffusion(
+        unet,
+        args.num_timesteps,
+        args.prediction_type,
+        args.loss_weighting,
+        args.snr_gamma,
+        args.noise_shift,
+        args.zero_terminal_snr,
+        args.text_dropout,
+    )
+    if args.init_from is not None:
+        load_initial_weights(args.init_from, unet, text_encoder)
+    if args.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    if args.compile:
+        unet.compile()
+    modules = {"unet": unet} | ({"text_encoder": text_encoder} if text_encoder.trainable else {})
+    if resumed:
+        for name, module in modules.items():
+            module.load_state_dict(resumed.tensors[name])
+    parameters = [parameter for module in modules.values() for parameter in module.parameters()]
+    say(f"{sum(p.numel() for p in unet.parameters()) / 1e6:.1f}M parameters in the U-Net, text by {text_encoder.name}")
+
+    # Optimizer, schedule, and the moving average that samples are drawn from.
+    optimizer = torch.optim.AdamW(
+        parameters,
+        lr=args.learning_rate,
+        betas=(args.adam_beta1, args.adam_beta2),
+        weight_decay=args.adam_weight_decay,
+        fused=True,
+    )
+    warmup = min(args.lr_warmup_steps, max_train_steps // 10)
+    schedule = get_scheduler(args.lr_scheduler, optimizer, num_warmup_steps=warmup, num_training_steps=max_train_steps)
+    text_encoder.to(accelerator.device)
+    diffusion, optimizer = accelerator.prepare(model, optimizer)
+    encode = accelerator.prepare(text_encoder) if text_encoder.trainable else text_encoder
+    ema = EMAModel(parameters, decay=args.ema_decay, foreach=True) if args.ema_decay > 0 else None
+    if resumed:
+        restore_optimizer(optimizer.optimizer, resumed.tensors["optimizer"], state["optimizer_groups"])
+        schedule.load_state_dict({**state["schedule"], "lr_lambdas": [None]})
+        if ema is not None:
+            shadow = [resumed.tensors["ema"][str(i)] for i in range(len(parameters))]
+            ema.load_state_dict({**state["ema"], "shadow_params": shadow})
+            ema.to(accelerator.device)
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(state["scaler"])
+
+    # Logs. The step is the only clock: noise, timesteps and text dropout of a step follow from (seed, step).
+    step = state["step"]
+    wandb_run_id = start_trackers(
+        accelerator, trackers[args.report_to], args.wandb_project, run_dir, vars(args), state["wandb_run_id"]
+    )
+    metrics = Metrics(run_dir / "metrics.jsonl", step, accelerator.log, main_process)
+    best_val_loss = state["best_val_loss"]
+    signals = StopSignals()
+
+    def save() -> Path | None:
+        """Everything that the next step depends on, so that a resumed run equals an uninterrupted one."""
+        if not main_process:
+            return None
+        optimizer_tensors, optimizer_groups = flatten_optimizer(optimizer.optimizer)
+        tensors = {name: cpu_tensors(module) for name, module in modules.items()} | {"optimizer": optimizer_tensors}
+        now = {
+            "step": step,
+            "best_val_loss": best_val_loss,
+            "wandb_run_id": wandb_run_id,
+            "data": train_set.fingerprint(),
+            "optimizer_groups": optimizer_groups,
+            "schedule": {k: v for k, v in schedule.state_dict().items() if k != "lr_lambdas"},
+            "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
+        }
+        if ema is not None:
+            averages = ema.state_dict()
+            tensors["ema"] = {str(i): tensor for i, tensor in enumerate(averages.pop("shadow_params"))}
+            now["ema"] = averages
+        if text_encoder.trainable:
+            now["tokenizer"] = text_encoder.tokenizer.backend_tokenizer.to_str()
+        return save_checkpoint(run_dir, step, tensors, now, args.checkpoints_total_limit)
+
+    sampler = EndlessSampler(len(train_set), args.seed, step * samples_per_step, rank, world_size)
+    batches = endless_batches(train_set, args.batch_size, args.num_workers, sampler, accelerator.device.type == "cuda")
+    bar = tqdm(
+        total=max_train_steps, initial=step, desc="training", unit="step", disable=not accelerator.is_main_process
+    )
+    if step >= max_train_steps:
+        say(f"{run_dir} has its {max_train_steps} steps already; --max_train_steps or --num_epochs continue it")
+    model.train(), text_encoder.train()
+    waited, since, losses = 0.0, time.perf_counter(), []
+
+    with signals, explain_out_of_memory(REMEDIES):
+        while step < max_train_steps:
+            loss = torch.zeros((), device=accelerator.device)
+            for micro in range(args.gradient_accumulation_steps):
+                started = time.perf_counter()
+                videos, captions = next(batches)
+                waited += time.perf_counter() - started
+                seed_step(args.seed, step, micro, rank)
+                with accelerator.accumulate(diffusion, encode), accelerator.autocast():
+                    embeddings, mask = encode(model.drop_text(captions))
+                    micro_loss = diffusion(videos.to(accelerator.device, non_blocking=True), embeddings, mask)
+                    accelerator.backward(micro_loss)
+                loss += micro_loss.detach() / args.gradient_accumulation_steps
+            grad_norm = accelerator.clip_grad_norm_(parameters, args.max_grad_norm)
+            losses.append(loss.item())
+            if not (torch.isfinite(loss) and (torch.isfinite(grad_norm) or accelerator.scaler is not None)):
+                raise Diverged(
+                    f"step {step + 1}: loss {loss.item():g}, gradient norm {float(grad_norm):g}; the weights were not "
+                    f"changed. Lower --learning_rate, or use --mixed_precision no; --resume {run_dir} continues"
+                )
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            if ema is not None:
+                ema.step(parameters)
+            step += 1
+            bar.update(), bar.set_postfix(loss=f"{sum(losses) / len(losses):.4f}")
+
+            last = step == max_train_steps
+            if last or step % args.log_every == 0:
+                elapsed = time.perf_counter() - since
+                metrics.write(
+                    step,
+                    **{
+                        "train/loss": sum(losses) / len(losses),
+                        "train/learning_rate": schedule.get_last_lr()[0],
+                        "train/grad_norm": float(grad_norm),
+                        "train/data_wait_share": waited / elapsed,
+                        "train/steps_per_second": len(losses) / elapsed,
+                        "train/epoch": step * samples_per_step / len(train_set),
+                    },
+                )
+                waited, since, losses = 0.0, time.perf_counter(), []
+            if main_process and (last or step % args.validate_every == 0):
+                with ema_weights(ema, parameters), evaluation_mode(model, text_encoder), accelerator.autocast():
+                    val_loss = validation_loss(model, text_encoder, val_set, args.batch_size, args.seed)
+                    metrics.write(step, **{"val/loss": val_loss})
+                    if best_val_loss is None or val_loss < best_val_loss:
+                        best_val_loss = val_loss
+                        save_best(run_dir, args, model, text_encoder, step, val_loss)
+            if main_process and (last or step % args.sample_every == 0):
+                with ema_weights(ema, parameters), evaluation_mode(model, text_encoder), accelerator.autocast():
+                    draw_samples(accelerator, args, model, text_encoder, val_set, run_dir, step, metrics)
+            stopping = any_process(accelerator, signals.received is not None)
+            if last or stopping or step % args.checkpoint_every == 0:
+                save()
+            if stopping:
+                break
+
+    bar.close()
+    accelerator.end_training()
+    if main_process:
+        plot_metrics(metrics.rows, run_dir / "loss.png")
+    if signals.received is not None:
+        say(f"stopped after step {step} of {max_train_steps}, continue with --resume {run_dir}")
+        signals.leave()
+    say(f"done: {run_dir / 'best_model.pth'} (validation loss {best_val_loss:.4f}), {run_dir / 'loss.png'}")
+
+
+def validation_loss(
+    model, text_encoder, val_set, batch_size: int, seed: int, max_clips: int = 64, rounds: int = 4
+) -> float:
+    """Mean loss of up to max_clips validation clips, each at `rounds` timesteps spread over the whole schedule.
+
+    Noise and timesteps are the same every time, so that the numbers of one run, and of runs on the same data, compare.
+    """
+    import torch
+
+    device = model.alphas_cumprod.device
+    count = min(len(val_set), max_clips)
+    spread = (torch.arange(rounds * count) + 0.5) / (rounds * count) * model.num_timesteps
+    timesteps = spread.long()[torch.randperm(rounds * count, generator=torch.Generator().manual_seed(seed))]
+    total = 0.0
+    with torch.no_grad():
+        for r in range(rounds):
+            for first in range(0, count, batch_size):
+                clips = [val_set[i] for i in range(first, min(first + batch_size, count))]
+                videos = torch.stack([clip["video"] for clip in clips])
+                generator = torch.Generator().manual_seed(seed + r * count + first)
+                noise = torch.randn(videos.shape, generator=generator).to(device)
+                where = slice(r * count + first, r * count + first + len(clips))
+                embeddings, mask = text_encoder.encode([clip["text"] for clip in clips])
+                loss = model(videos.to(device), embeddings, mask, noise=noise, timesteps=timesteps[where].to(device))
+                total += loss.item() * len(clips)
+    return total / (rounds * count)
+
+
+def save_best(run_dir: Path, args: argparse.Namespace, model, text_encoder, step: int, val_loss: float) -> None:
+    from utils.model_file import pack_model, save_model
+
+    about = {
+        "step": step,
+        "val_loss": val_loss,
+        "num_frames": args.num_frames,
+        "height": args.frame_size,
+        "width": args.frame_size,
+        "guidance_scale": args.guidance_scale,
+    }
+    save_model(run_dir / "best_model.pth", pack_model(model, text_encoder, **about))
+
+
+def draw_samples(
+    accelerator, args: argparse.Namespace, model, text_encoder, val_set, run_dir: Path, step: int, metrics
+) -> None:
+    """Videos of fixed prompts and fixed seeds in samples/step_<step>/, with a contact sheet.
+
+    Their motion (mean absolute change from frame to frame, of 255) is logged next to that of the data: a model that
+    has turned static shows at once.
+    """
+    import numpy as np
+    import torch
+
+    from utils.training import log_media
+    from utils.video_io import contact_sheet, to_uint8, write_image, write_video
+
+    prompts = args.validation_prompts or list(dict.fromkeys(val_set.captions()))[:4]
+    embeddings, mask = text_encoder.encode(prompts)
+    negative, negative_mask = text_encoder.encode([""] * len(prompts))
+    videos = model.sample(
+        embeddings,
+        mask,
+        negative,
+        negative_mask,
+        num_frames=args.num_frames,
+        height=args.frame_size,
+        width=args.frame_size,
+        num_inference_steps=min(25, args.num_timesteps),
+        guidance_scale=args.guidance_scale,
+        generators=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))],
+    )
+    folder = run_dir / "samples" / f"step_{step:06d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    clips = [to_uint8(video) for video in videos]
+    paths = [folder / f"{i}.mp4" for i in range(len(clips))]
+    for path, clip in zip(paths, clips, strict=True):
+        write_video(path, clip, args.target_fps or 8)
+    sheet = contact_sheet(clips, prompts)
+    write_image(folder / "contact_sheet.png", sheet)
+    real = [to_uint8(val_set[i]["video"]) for i in range(min(len(val_set), 16))]
+    motion = [
+        float(np.mean([np.abs(np.diff(clip.astype(np.int16), axis=0)).mean() for clip in group]))
+        for group in (clips, real)
+    ]
+    metrics.write(step, **{"samples/motion": motion[0], "samples/motion_of_data": motion[1]})
+    log_media(accelerator, step, dict(zip(prompts, paths, strict=True)), sheet)
+
+
+if __name__ == "__main__":
+    run(lambda: main(parse_args()))

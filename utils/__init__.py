@@ -1,0 +1,1 @@
+"""Helpers that are not the experiment: video files, checkpoints, logging."""

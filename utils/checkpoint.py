@@ -1,0 +1,201 @@
+"""Checkpoints that are whole or absent.
+
+A checkpoint is a folder checkpoint-00000500/ of safetensors files and state.json, written under another name, synced,
+sealed by manifest.json with the SHA-256 of every file, and renamed. Nothing that is loaded here can execute code.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from utils.cli import UserError
+
+MANIFEST = "manifest.json"
+
+
+class CheckpointError(ValueError):
+    """Why a checkpoint cannot be used, in one line."""
+
+
+def save_checkpoint(
+    run_dir: Path, step: int, tensors: dict[str, dict[str, torch.Tensor]], state: dict, keep: int
+) -> Path:
+    """Write run_dir/checkpoint-<step> from groups of named tensors and plain JSON data; keep the newest `keep`.
+
+    The older ones are removed only when the new one is complete, so at every moment one can be loaded.
+    """
+    final = run_dir / f"checkpoint-{step:08d}"
+    partial = run_dir / f".checkpoint-{step:08d}-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        for group, named in tensors.items():
+            save_file(
+                {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()},
+                partial / f"{group}.safetensors",
+            )
+        (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+        files = {path.name: sha256(path) for path in sorted(partial.iterdir())}
+        (partial / MANIFEST).write_text(json.dumps({"format": 1, "step": step, "sha256": files}, indent=1))
+        for path in (*partial.iterdir(), partial):
+            _sync(path)
+        shutil.rmtree(final, ignore_errors=True)  # only a broken one can be in the way
+        os.rename(partial, final)
+        _sync(run_dir)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    for old in list_checkpoints(run_dir)[keep:]:
+        shutil.rmtree(old)
+    return final
+
+
+def list_checkpoints(run_dir: Path) -> list[Path]:
+    """The checkpoint folders of a run, newest first."""
+    return sorted((path for path in run_dir.glob("checkpoint-*") if path.is_dir()), reverse=True)
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict]:
+    """(tensors, state) as they were given to save_checkpoint. Raises CheckpointError if any file is not what it was."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text())["sha256"]
+        for name, digest in files.items():
+            if sha256(folder / name) != digest:
+                raise CheckpointError(f"{folder / name} is damaged (its SHA-256 differs from the manifest)")
+        tensors = {Path(name).stem: load_file(folder / name) for name in files if name.endswith(".safetensors")}
+        return tensors, json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a damaged file provokes in a library, it means one thing
+        raise CheckpointError(f"{folder} is not a complete checkpoint ({error})") from None
+
+
+def newest_checkpoint(run_dir: Path) -> tuple[Path, dict[str, dict[str, torch.Tensor]], dict] | None:
+    """(folder, tensors, state) of the newest checkpoint that verifies; None if the run has none at all.
+
+    Damaged ones are passed over by name. Raises UserError if there are checkpoints and all are damaged: a run never
+    starts over silently.
+    """
+    reasons = []
+    for folder in list_checkpoints(run_dir):
+        try:
+            tensors, state = load_checkpoint(folder)
+        except CheckpointError as error:
+            print(f"warning: passing over {error}", flush=True)
+            reasons.append(str(error))
+            continue
+        return folder, tensors, state
+    if reasons:
+        raise UserError(f"--resume: no checkpoint of {run_dir} can be used: {'; '.join(reasons)}")
+    return None
+
+
+@dataclass
+class Resumed:
+    """What a run continues from: groups of named tensors and plain data, as they were given to save_checkpoint."""
+
+    tensors: dict[str, dict[str, torch.Tensor]]
+    state: dict
+
+
+def find_run(resume: str | None, output_dir: Path | None, root: Path, name: str) -> tuple[Path, Resumed | None]:
+    """The run folder, and what to resume from (None for a new run).
+
+    resume: None, a new run; "latest", the newest checkpoint of output_dir, or of the newest root/<name>_* run; "auto",
+    the same, or a new run if there is none; or the path of a run folder or of a checkpoint in it. A new run without
+    output_dir gets root/<name>_<time>. Raises UserError if there is nothing to resume, or if output_dir already holds
+    a run and resume is None.
+    """
+    if resume in (None, "latest", "auto"):
+        runs = [output_dir] if output_dir else sorted(root.glob(f"{name}_*"), reverse=True)
+        runs = [run for run in runs if list_checkpoints(run)]
+        if resume is None and output_dir and runs:
+            raise UserError(
+                f"--output_dir: {output_dir} holds a run; continue it with --resume latest, or choose another folder"
+            )
+        if resume is None or (resume == "auto" and not runs):
+            return output_dir or root / f"{name}_{time.strftime('%Y%m%d_%H%M%S')}", None
+        if not runs:
+            raise UserError(
+                f"--resume: there is no checkpoint in {output_dir or root}; leave --resume out to start a run"
+            )
+        folder = runs[0]
+    else:
+        folder = Path(resume)
+    if (folder / MANIFEST).exists():
+        try:
+            tensors, state = load_checkpoint(folder)
+        except CheckpointError as error:
+            others = ", ".join(path.name for path in list_checkpoints(folder.parent) if path != folder)
+            raise UserError(f"--resume: {error}; others in this run: {others or 'none'}") from None
+        run_dir = folder.parent
+    else:
+        found = newest_checkpoint(folder)
+        if found is None:
+            raise UserError(f"--resume: there is no checkpoint in {folder}; leave --resume out to start a run")
+        checkpoint, tensors, state = found
+        folder, run_dir = checkpoint, folder
+    print(f"resuming from {folder}", flush=True)
+    return run_dir, Resumed(tensors, state)
+
+
+def write_settings(run_dir: Path, settings: dict) -> None:
+    """Keep the flags of a run in args.json."""
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "args.json").write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--output_dir: {run_dir} cannot be written ({error.strerror})") from None
+
+
+def check_settings(run_dir: Path, settings: dict, free: set[str]) -> None:
+    """Raises UserError that names each setting, not in `free`, that differs from the args.json of a resumed run."""
+    before = json.loads((run_dir / "args.json").read_text(encoding="utf-8"))
+    changes = [
+        f"--{key} {before[key]} -> {settings[key]}"
+        for key in before.keys() & settings.keys() - free
+        if before[key] != (str(settings[key]) if isinstance(settings[key], Path) else settings[key])
+    ]
+    if changes:
+        raise UserError(
+            f"--resume: {run_dir} was started with other settings: {', '.join(sorted(changes))}; use the same ones"
+        )
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], list[dict]]:
+    """An optimizer's state as ({"<parameter>.<name>": tensor}, its parameter groups as plain data)."""
+    state = optimizer.state_dict()
+    tensors = {f"{i}.{name}": value for i, moments in state["state"].items() for name, value in moments.items()}
+    return tensors, state["param_groups"]
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], groups: list[dict]) -> None:
+    """The inverse of flatten_optimizer."""
+    state = {}
+    for key, value in tensors.items():
+        i, name = key.split(".", 1)
+        state.setdefault(int(i), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Ask the kernel to put a file or folder on the disk: a rename alone does not survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

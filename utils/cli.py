@@ -1,0 +1,143 @@
+"""What every script's command line has in common: errors of one line, all bad flags at once, honest exit statuses.
+
+Exit statuses: 0 done; 2 something the user can correct (one line per problem, no traceback); 3 training diverged;
+130 and 143 stopped by Ctrl-C or SIGTERM after saving; 1 a bug, with its traceback.
+"""
+
+import argparse
+import difflib
+import math
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+
+class UserError(Exception):
+    """Something the user can correct; the message is one line that names the flag or file and the remedy."""
+
+    exit_status = 2
+
+
+class Diverged(UserError):
+    """Training produced a loss or gradient that is not a number."""
+
+    exit_status = 3
+
+
+class Stopped(Exception):
+    """Training was asked to stop by a signal and has saved its state."""
+
+    def __init__(self, signal_number: int):
+        super().__init__(f"stopped by signal {signal_number}")
+        self.exit_status = 128 + signal_number
+
+
+class Bad(str):
+    """What a flag's type returns instead of a value it cannot accept: what was expected, for the error message."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that shows defaults, takes no abbreviations, suggests the nearest flag for a misspelt one, and
+    reports every bad value together. `checks` are functions of the parsed arguments that yield further problems."""
+
+    def __init__(self, *args, **kwargs):
+        kwargs.setdefault("formatter_class", DefaultsFormatter)
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+        self.checks: list[Callable[[argparse.Namespace], Iterable[str]]] = []
+
+    def parse_args(self, args=None, namespace=None):
+        argv = sys.argv[1:] if args is None else list(args)
+        parsed, unknown = self.parse_known_args(argv, namespace)
+        problems = [self._unknown(flag) for flag in unknown]
+        for action in self._actions:
+            value = getattr(parsed, action.dest, None)
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, Bad):
+                    problems.append(f"{action.option_strings[0]}: {item}")
+        if not problems:
+            problems = [problem for check in self.checks for problem in check(parsed)]
+        if problems:
+            self.exit(2, "".join(f"{self.prog}: error: {printable(problem)}\n" for problem in problems))
+        return parsed
+
+    def _unknown(self, flag: str) -> str:
+        if not flag.startswith("-"):
+            return f"got {flag!r} without a flag before it; quote values that hold spaces"
+        known = [option for action in self._actions for option in action.option_strings]
+        close = difflib.get_close_matches(flag.split("=")[0], known, n=1)
+        return f"{flag}: no such flag" + (f", did you mean {close[0]}?" if close else "; see --help")
+
+
+class DefaultsFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the default of each flag that has one, and leaves the example in the epilog as it is."""
+
+    def _get_help_string(self, action):
+        if action.default is None or isinstance(action.default, bool):
+            return action.help
+        return super()._get_help_string(action)
+
+
+def integer(low: int, high: int = 2**63 - 1, multiple_of: int = 1) -> Callable[[str], int | Bad]:
+    """An argparse type: whole numbers from low to high."""
+
+    def parse(text: str) -> int | Bad:
+        value = int(text) if re.fullmatch(r"[+-]?[0-9]{1,20}", text) else None
+        if value is None or not low <= value <= high or value % multiple_of:
+            limits = f"at least {low}" if high == 2**63 - 1 else f"from {low} to {high}"
+            kind = "whole number" if multiple_of == 1 else f"multiple of {multiple_of}"
+            return Bad(f"got {text}, must be a {kind} {limits}")
+        return value
+
+    return parse
+
+
+def number(low: float = -math.inf, high: float = math.inf, above: bool = False) -> Callable[[str], float | Bad]:
+    """An argparse type: finite numbers from low to high, or with above=True greater than low."""
+
+    def parse(text: str) -> float | Bad:
+        try:
+            value = math.nan if "_" in text else float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and low <= value <= high and not (above and value == low)):
+            lower = f"greater than {low:g}" if above else f"at least {low:g}"
+            limits = " and ".join([lower] * (low > -math.inf) + [f"at most {high:g}"] * (high < math.inf))
+            return Bad(f"got {text}, must be a number {limits}".rstrip())
+        return value
+
+    return parse
+
+
+def choice(*names: str) -> Callable[[str], str | Bad]:
+    """An argparse type: one of the names."""
+    return lambda text: text if text in names else Bad(f"got {text}, must be one of {', '.join(names)}")
+
+
+def printable(text: object) -> str:
+    """text on one line with control characters escaped, so that a file name cannot drive the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def output_problems(output_dir: Path, data_dir: Path | None = None) -> Iterable[str]:
+    """Problems of an output folder that can be known at once: it is a file, or it lies in the data."""
+    existing = next(path for path in (output_dir.absolute(), *output_dir.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        yield f"--output_dir: {existing} is a file, choose a folder"
+    if data_dir is not None and data_dir.resolve() in (output_dir.resolve(), *output_dir.resolve().parents):
+        yield f"--output_dir: {output_dir} lies in the data folder, choose another one"
+
+
+def run(main: Callable[[], object]) -> None:
+    """Run a script's main and leave with the status it deserves. `--debug` among the arguments shows tracebacks."""
+    debug = "--debug" in sys.argv
+    try:
+        main()
+    except (UserError, Stopped) as error:
+        if debug:
+            raise
+        if isinstance(error, UserError):
+            print(f"error: {printable(error)}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        sys.exit(130)

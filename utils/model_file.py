@@ -1,0 +1,112 @@
+"""The model file that training leaves behind and generation reads: best_model.pth, which describes itself.
+
+It holds plain data and tensors alone, so that torch.load(weights_only=True) reads it: the settings of the network and
+of the diffusion, their (EMA) weights, the text encoder (its weights and tokenizer if it was trained here, else its
+name), and what generation needs to know about the training: frames, size, guidance.
+"""
+
+import os
+from pathlib import Path
+
+import torch
+
+from models.diffusion import TextToVideoDiffusion
+from models.text_encoder import BUILTIN, TextEncoder, builtin_text_encoder, load_tokenizer
+from models.unet3d import UNet3D
+from utils.cli import UserError
+from utils.hub import load_text_encoder
+
+MODEL_FORMAT = 1
+
+
+def pack_model(diffusion: TextToVideoDiffusion, text_encoder: TextEncoder, **about) -> dict:
+    """The model as plain data and tensors. about: more plain data, such as step, num_frames, height, width."""
+    config = {name: value for name, value in diffusion.unet.config.items() if not name.startswith("_")}
+    encoder = {"name": text_encoder.name, "revision": text_encoder.revision, "max_length": text_encoder.max_length}
+    if text_encoder.name == BUILTIN:
+        encoder["tokenizer"] = text_encoder.tokenizer.backend_tokenizer.to_str()
+        encoder["settings"] = builtin_settings(text_encoder)
+        encoder["weights"] = cpu_tensors(text_encoder)
+    return {
+        "format": MODEL_FORMAT,
+        "unet_config": config,
+        "unet": cpu_tensors(diffusion.unet),
+        "diffusion": diffusion.settings,
+        "text_encoder": encoder,
+        **about,
+    }
+
+
+def unpack_model(
+    model: dict, text_encoder: str | None = None, unet_class: type[UNet3D] = UNet3D
+) -> tuple[TextToVideoDiffusion, TextEncoder]:
+    """(diffusion, text encoder) in eval mode on the CPU, the inverse of pack_model.
+
+    text_encoder: where a frozen encoder lies now, if not where the training found it. unet_class: the class of a U-Net
+    that extends UNet3D. Raises UserError if the encoder cannot be had or the weights do not fit the network.
+    """
+    try:
+        unet = unet_class.from_config(model["unet_config"])
+        unet.load_state_dict(model["unet"])
+        diffusion = TextToVideoDiffusion(unet, **model["diffusion"])
+        stored = model["text_encoder"]
+        if stored["name"] == BUILTIN:
+            tokenizer = load_tokenizer(stored["tokenizer"], stored["max_length"])
+            encoder = builtin_text_encoder(tokenizer, **stored["settings"])
+            encoder.load_state_dict(stored["weights"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = "; ".join(line.strip() for line in str(error).splitlines()[:4])
+        raise UserError(f"--checkpoint: its weights do not fit its own description ({reason})") from None
+    if stored["name"] != BUILTIN:
+        encoder = load_text_encoder(text_encoder or stored["name"], stored["revision"], stored["max_length"])
+        if encoder.dim != unet.config.cross_attention_dim:
+            raise UserError(
+                f"--text_encoder: {encoder.name} gives {encoder.dim} numbers per token, "
+                f"the model was trained with {unet.config.cross_attention_dim}; give the encoder it was trained with"
+            )
+    return diffusion.eval(), encoder.eval()
+
+
+def builtin_settings(text_encoder: TextEncoder) -> dict[str, int]:
+    """The arguments that build this built-in encoder again."""
+    config = text_encoder.model.config
+    return {
+        "dim": config.hidden_size,
+        "num_layers": config.num_hidden_layers,
+        "num_heads": config.num_attention_heads,
+    }
+
+
+def cpu_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in module.state_dict().items()}
+
+
+def save_model(path: Path, model: dict) -> None:
+    """Write a self-describing model file: tensors and plain data alone, so that weights_only=True can load it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(partial, "wb") as file:
+            torch.save(model, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_model(path: Path, flag: str = "--checkpoint") -> dict:
+    """Read a model file; `path` may be the run folder that holds best_model.pth. Raises UserError in one line."""
+    if path.is_dir():
+        path = path / "best_model.pth"
+    if not path.is_file():
+        raise UserError(
+            f"{flag}: there is no file {path}; train_text2video.py writes best_model.pth into its run folder"
+        )
+    try:
+        model = torch.load(path, map_location="cpu", weights_only=True)
+        found = model["format"]
+    except Exception:  # an unpickler can fail in any way on a foreign file; weights_only keeps it from doing more
+        raise UserError(f"{flag}: {path} is not a model that train_text2video.py wrote, or it is damaged") from None
+    if found > MODEL_FORMAT:
+        raise UserError(f"{flag}: {path} has format {found}, this program reads up to {MODEL_FORMAT}: update it")
+    return model

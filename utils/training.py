@@ -1,0 +1,257 @@
+"""What trainers share: the order of samples, seeds, signals, logs. Every random choice follows from (seed, step)."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers.training_utils import EMAModel
+from torch.utils.data import DataLoader, Sampler
+
+from utils.cli import Stopped, UserError
+
+
+def seed_step(*numbers: int) -> None:
+    """Seed torch's generators (CPU, CUDA) from (seed, step, ...), so that resuming at a step needs no saved state."""
+    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+
+
+class EndlessSampler(Sampler):
+    """Yields (epoch, index) for ever, each epoch a permutation that depends on (seed, epoch) alone.
+
+    start: samples that all processes together have seen before. Process `rank` of `world_size` takes every
+    world_size-th sample from `start + rank` on. A batch may reach from one epoch into the next, so no clip is left out.
+    """
+
+    def __init__(self, num_samples: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1):
+        self.num_samples, self.seed, self.start = num_samples, seed, start
+        self.rank, self.world_size = rank, world_size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        position, permuted_epoch, order = self.start + self.rank, None, None
+        while True:
+            epoch, offset = divmod(position, self.num_samples)
+            if epoch != permuted_epoch:
+                order, permuted_epoch = np.random.default_rng([self.seed, epoch]).permutation(self.num_samples), epoch
+            yield epoch, int(order[offset])
+            position += self.world_size
+
+
+def endless_batches(dataset, batch_size: int, num_workers: int, sampler: EndlessSampler, pin_memory: bool) -> Iterator:
+    """Batches (videos, captions) for ever. Workers change the speed, never the samples."""
+    loader = DataLoader(
+        dataset,
+        batch_size,
+        sampler=sampler,
+        num_workers=num_workers,
+        collate_fn=collate_clips,
+        pin_memory=pin_memory,
+        timeout=120 if num_workers else 0,
+        generator=torch.Generator(),  # its own: the loader must not draw from the training's random state
+    )
+    return iter(loader)
+
+
+def collate_clips(samples: list[dict]) -> tuple[torch.Tensor, list[str]]:
+    return torch.stack([sample["video"] for sample in samples]), [sample["text"] for sample in samples]
+
+
+@contextmanager
+def ema_weights(ema: EMAModel | None, parameters: Iterable[torch.nn.Parameter]):
+    """Inside the block the parameters hold their moving average; on exit the live values come back."""
+    parameters = list(parameters)
+    if ema is not None:
+        ema.store(parameters)
+        ema.copy_to(parameters)
+    try:
+        yield
+    finally:
+        if ema is not None:
+            ema.restore(parameters)
+
+
+@contextmanager
+def evaluation_mode(*modules: torch.nn.Module):
+    """Inside the block the modules are in eval mode; on exit they train again."""
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.train()
+
+
+class StopSignals:
+    """Inside the block SIGTERM, SIGINT and SIGHUP ask for a stop after the current step; a second one stops at once."""
+
+    def __init__(self):
+        self.received: int | None = None
+        self.previous = {}
+
+    def __enter__(self):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self.previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *error):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number, frame):
+        if self.received is not None:
+            os._exit(128 + number)
+        self.received = number
+        name = signal.Signals(number).name
+        print(f"\n{name}: saving after this step; once more stops at once, unsaved", file=sys.stderr, flush=True)
+
+    def leave(self) -> None:
+        """Raise Stopped if a signal came; call it once the state is saved."""
+        if self.received is not None:
+            raise Stopped(self.received)
+
+
+@contextmanager
+def explain_out_of_memory(remedies: str):
+    """Turns out of memory on the GPU into one line with `remedies`: the flags that help, in the order to try them."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0
+        first_line = str(error).splitlines()[0][:160]
+        raise UserError(
+            f"out of GPU memory, {peak:.1f} GiB at the peak; in this order: {remedies} ({first_line})"
+        ) from None
+
+
+def choose_precision(name: str, on_cpu: bool) -> str:
+    """`name`, or for "auto" bf16 where the hardware multiplies in it, else no. Raises UserError for fp16 on a CPU."""
+    if name == "fp16" and on_cpu:
+        raise UserError("--mixed_precision: fp16 needs a GPU; use bf16, or no")
+    if name != "auto":
+        return name
+    native = (
+        torch.cpu._is_avx512_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported(including_emulation=False)
+    )
+    return "bf16" if native else "no"
+
+
+def any_process(accelerator, flag: bool) -> bool:
+    """Whether `flag` is set on any of the processes."""
+    if accelerator.num_processes == 1:
+        return flag
+    return accelerator.reduce(torch.tensor(float(flag), device=accelerator.device)).item() > 0
+
+
+class Metrics:
+    """One row of numbers per logged step, in metrics.jsonl and in whatever trackers accelerate was given.
+
+    On resume the rows after the checkpoint's step are dropped: they will be measured again.
+    """
+
+    def __init__(self, path: Path, start_step: int, log: Callable[..., None], main_process: bool):
+        self.path, self.log, self.main_process = path, log, main_process
+        self.rows = [row for row in read_metrics(path) if row["step"] <= start_step]
+        if main_process:
+            path.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
+
+    def write(self, step: int, **values: float) -> None:
+        if not self.main_process:
+            return
+        row = {"step": step, "time": round(time.time(), 2), **values}
+        self.rows.append(row)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        self.log(values, step=step)
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The rows of a metrics.jsonl; a last line that a kill cut short is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def plot_metrics(rows: list[dict], path: Path) -> None:
+    """Training and validation loss, and learning rate, against the step, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    def curve(name: str) -> tuple[list, list]:
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        return [step for step, _ in points], [value for _, value in points]
+
+    figure, (losses, rate) = pyplot.subplots(2, 1, figsize=(8, 7), sharex=True, height_ratios=[3, 1], dpi=110)
+    steps, values = curve("train/loss")
+    losses.plot(steps, values, color="lightsteelblue", linewidth=0.8, label="training loss")
+    if len(values) >= 20:
+        window = len(values) // 20
+        smooth = np.convolve(values, np.ones(window) / window, mode="valid")
+        losses.plot(steps[window - 1 :], smooth, color="tab:blue", label=f"its mean over {window} rows")
+    steps, values = curve("val/loss")
+    losses.plot(steps, values, "o-", color="tab:orange", markersize=3, label="validation loss (EMA, fixed noise)")
+    positive = [row[name] for row in rows for name in ("train/loss", "val/loss") if row.get(name, 0) > 0]
+    losses.set(ylabel="loss", yscale="log" if positive else "linear")
+    losses.grid(alpha=0.3), losses.legend()
+    rate.plot(*curve("train/learning_rate"), color="tab:green")
+    rate.set(xlabel="step", ylabel="learning rate"), rate.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def start_trackers(
+    accelerator, names: list[str], project: str, run_dir: Path, config: dict, run_id: str | None
+) -> str | None:
+    """Start wandb and TensorBoard as asked and return wandb's run id, or None without wandb.
+
+    wandb without an API key, or one that does not answer within 15 seconds, goes offline and says so: it never asks at
+    the terminal and never stops training.
+    """
+    init_kwargs = {}
+    if "wandb" in names and accelerator.is_main_process:
+        import wandb
+
+        run_id = run_id or wandb.util.generate_id()
+        mode = os.environ.get("WANDB_MODE")
+        if mode is None and not wandb.api.api_key:
+            mode = "offline"
+            print(f"wandb: no API key, logging offline to {run_dir / 'wandb'} (`wandb sync` uploads it)")
+        options = {"dir": str(run_dir), "id": run_id, "resume": "allow", "name": run_dir.name}
+        settings = wandb.Settings(init_timeout=15, silent=True, console="off", save_code=False)
+        try:
+            wandb.init(project=project, mode=mode, settings=settings, **options)
+        except Exception as error:  # whatever the service does, training goes on
+            mode = "offline"
+            print(f"wandb: {' '.join(str(error).split())[:200]}; logging offline to {run_dir / 'wandb'}")
+        init_kwargs["wandb"] = {"mode": mode, "settings": settings, **options}
+    plain = {key: value for key, value in config.items() if isinstance(value, bool | int | float | str)}
+    accelerator.init_trackers(project, config=plain, init_kwargs=init_kwargs)
+    return run_id
+
+
+def log_media(accelerator, step: int, videos: dict[str, Path], contact_sheet: np.ndarray) -> None:
+    """Show sample videos and their contact sheet in the trackers. Videos go by path: wandb plays the file as it is."""
+    for tracker in accelerator.trackers:
+        if tracker.name == "wandb":
+            import wandb
+
+            media = {
+                f"samples/{i}": wandb.Video(str(path), caption=prompt, format="mp4")
+                for i, (prompt, path) in enumerate(videos.items())
+            }
+            tracker.tracker.log({**media, "samples/contact_sheet": wandb.Image(contact_sheet)}, step=step)
+        elif tracker.name == "tensorboard":
+            tracker.writer.add_image("samples/contact_sheet", contact_sheet, step, dataformats="HWC")
