@@ -29,7 +29,7 @@ demo: $(VENV)/installed ## data, training and videos from nothing, in minutes on
 	$(PY) video_dataset.py --output_dir $(DEMO_DATA)
 	$(PY) train_text2video.py --preset demo --data_dir $(DEMO_DATA) --output_dir $(DEMO_RUN) --resume auto --no_wandb
 	$(PY) generate_text2video.py --checkpoint $(DEMO_RUN)/best_model.pth --output_dir $(DEMO_VIDEOS) --visualize \
-	    --prompts_file $(DEMO_DATA)/seen_prompts.txt $(DEMO_DATA)/heldout_prompts.txt --batch_size 16
+	    --prompts_file $(DEMO_DATA)/seen_prompts.txt $(DEMO_DATA)/heldout_prompts.txt --batch_size 16 --fps 4
 
 test: $(VENV)/installed-dev ## the test suite, on the CPU
 	$(PY) -m pytest

@@ -8,6 +8,7 @@ samples, metrics.jsonl, loss.png and the checkpoints that --resume continues fro
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +37,7 @@ PRESETS = {
         "norm_num_groups": 16,
         "prediction_type": "sample",
         "loss_weighting": "snr_plus_one",
-        "max_train_steps": 3500,
+        "max_train_steps": 1800,
         "learning_rate": 1e-3,
         "lr_warmup_steps": 100,
         "ema_decay": 0.995,
@@ -89,9 +90,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_training_args(parser)
     add_log_args(parser)
     parser.checks.append(check_args)
-    # The preset first, then the command line over it.
-    chosen, _ = parser.parse_known_args(argv)
-    parser.set_defaults(**PRESETS[chosen.preset])
+    # The preset first, then the command line over it; --num_epochs there also unseats the preset's number of steps.
+    argv = sys.argv[1:] if argv is None else argv
+    preset = dict(PRESETS[parser.parse_known_args(argv)[0].preset])
+    if any(flag.split("=")[0] in ("--num_epochs", "--num_train_epochs") for flag in argv):
+        preset.pop("max_train_steps", None)
+    parser.set_defaults(**preset)
     return parser.parse_args(argv)
 
 

@@ -7,6 +7,7 @@ Features are (B, C, T, H, W) between blocks. Whatever is not temporal treats the
 """
 
 import math
+from itertools import product
 
 import torch
 from diffusers.models.attention import FeedForward
@@ -40,16 +41,24 @@ def unit_init(module: nn.Module) -> nn.Module:
     return module
 
 
-def fourier_features(num_frames: int, height: int, width: int, num_bands: int, device=None) -> Tensor:
-    """Where and when each cell is: (T, H, W, 3 * (1 + 2*num_bands)) features of its normalised (t, y, x) in [-1, 1].
+# The 13 directions of waves in (t, y, x), opposite ones counted once: along an axis, and across two or three of them.
+WAVES = [wave for wave in product((0, 1, -1), repeat=3) if wave > (0, 0, 0)]
+POSITION_BANDS = 3
+POSITION_DIM = 3 + 2 * len(WAVES) * POSITION_BANDS
 
-    Cell centres are (2i + 1)/n - 1, so one set of weights serves any number of frames and any size. Each coordinate u
-    comes as u, sin(2^k pi u / 2) and cos(2^k pi u / 2) (Mildenhall et al. 2020, eq. 4, from half a period up).
+
+def fourier_features(num_frames: int, height: int, width: int, device=None) -> Tensor:
+    """Where and when each cell is: (T, H, W, POSITION_DIM) features of its normalised (t, y, x) in [-1, 1].
+
+    Cell centres are (2i + 1)/n - 1, so one set of weights serves any number of frames and any size. The features are
+    the coordinates and plane waves sin and cos of (pi/2) 2^k w.(t, y, x) (Tancik et al. 2020, arXiv:2006.10739) in the
+    directions w of WAVES. Waves across time and space, cos(x - t), travel: a linear map of them is "moving right",
+    which takes a product of three things to be learnt, and hundreds of steps more, where each axis has its own waves.
     """
     axes = [(2 * torch.arange(n, device=device) + 1) / n - 1 for n in (num_frames, height, width)]
     coordinates = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)  # (T, H, W, 3)
-    frequencies = math.pi / 2 * 2.0 ** torch.arange(num_bands, device=device)
-    angles = (coordinates[..., None] * frequencies).flatten(-2)  # (T, H, W, 3 * num_bands)
+    waves = coordinates @ torch.tensor(WAVES, dtype=coordinates.dtype, device=device).T
+    angles = (waves[..., None] * (math.pi / 2 * 2.0 ** torch.arange(POSITION_BANDS, device=device))).flatten(-2)
     return torch.cat([coordinates, angles.sin(), angles.cos()], dim=-1)
 
 
@@ -72,6 +81,27 @@ def spacetime_conv(in_channels: int, out_channels: int) -> nn.Conv3d:
         conv.weight[:, :, [0, 2]] = 0
         conv.weight[:, :, 1] *= math.sqrt(3)  # the fan-in that counts at the start is 9 taps, not 27
     return conv
+
+
+class TextPooling(nn.Module):
+    """A caption as one vector: learned queries each pick what they care about (Lin et al. 2017, arXiv:1703.03130).
+
+    A mean over the tokens would bury the one word that says where to go. context: (B, L, D), mask: (B, L) bool or None;
+    returns (B, num_queries * D).
+    """
+
+    def __init__(self, dim: int, num_queries: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.scores = nn.Linear(dim, num_queries, bias=False)
+        nn.init.normal_(self.scores.weight, std=3 * dim**-0.5)  # decided from the start, each about other tokens
+
+    def forward(self, context: Tensor, mask: Tensor | None) -> Tensor:
+        context = self.norm(context)
+        scores = self.scores(context).float()  # (B, L, queries)
+        if mask is not None:
+            scores = scores.masked_fill(~(mask | ~mask.any(dim=1, keepdim=True))[..., None], -torch.inf)
+        return (scores.softmax(dim=1).to(context.dtype).transpose(1, 2) @ context).flatten(1)
 
 
 class ResnetBlock3D(nn.Module):
@@ -150,21 +180,21 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention inside each frame (optional), cross-attention to the text, feed-forward; all residual.
+    """Self-attention inside each frame (optional), cross-attention to text, feed-forward (optional); all residual.
 
     Positions are added to the queries of the cross-attention, so that "moving right" can mean something else at the
     left of the first frame than at the right of the last one. x: (B, T, H*W, C); positions: (T, H*W, P).
     """
 
-    def __init__(self, channels, num_heads, context_dim, position_dim, self_attention):
+    def __init__(self, channels, num_heads, context_dim, position_dim, self_attention, feed_forward):
         super().__init__()
         self.norm1 = nn.LayerNorm(channels) if self_attention else None
         self.attn1 = Attention(channels, num_heads) if self_attention else None
         self.norm2 = nn.LayerNorm(channels)
         self.attn2 = Attention(channels, num_heads, context_dim)
         self.position_proj = zero_init(nn.Linear(position_dim, channels, bias=False)) if position_dim else None
-        self.norm3 = nn.LayerNorm(channels)
-        self.ff = FeedForward(channels, activation_fn="geglu")
+        self.norm3 = nn.LayerNorm(channels) if feed_forward else None
+        self.ff = FeedForward(channels, activation_fn="geglu") if feed_forward else None
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
         B, T = x.shape[:2]
@@ -174,19 +204,22 @@ class TransformerBlock(nn.Module):
         if self.position_proj is not None:
             queries = queries + self.position_proj(positions)
         x = x + self.attn2(queries.flatten(1, 2), context, mask).unflatten(1, (T, -1))
-        return x + self.ff(self.norm3(x))
+        return x if self.ff is None else x + self.ff(self.norm3(x))
 
 
 class SpatialTransformer(nn.Module):
     """Features to tokens, transformer blocks on them, and back to be added (diffusers' Transformer2DModel)."""
 
-    def __init__(self, channels, num_heads, context_dim, position_dim, groups, num_layers, linear, self_attention):
+    def __init__(
+        self, channels, num_heads, context_dim, position_dim, groups, num_layers, linear, self_attention, feed_forward
+    ):
         super().__init__()
         self.linear = linear
         self.norm = FrameGroupNorm(groups, channels, eps=1e-6)
         self.proj_in = nn.Linear(channels, channels) if linear else spatial_conv(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList(
-            TransformerBlock(channels, num_heads, context_dim, position_dim, self_attention) for _ in range(num_layers)
+            TransformerBlock(channels, num_heads, context_dim, position_dim, self_attention, feed_forward)
+            for _ in range(num_layers)
         )
         self.proj_out = nn.Linear(channels, channels) if linear else spatial_conv(channels, channels, 1)
 

@@ -145,4 +145,8 @@ def builtin_text_encoder(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    return TextEncoder(BUILTIN, tokenizer, CLIPTextModel(config), trainable=True)
+    encoder = TextEncoder(BUILTIN, tokenizer, CLIPTextModel(config), trainable=True)
+    # CLIP's own scale of 0.02 is that of its position table: for hundreds of steps a word would count no more than its
+    # place in the sentence.
+    nn.init.normal_(encoder.model.get_input_embeddings().weight)
+    return encoder

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle, silu
 
 from models.layers import (
+    POSITION_DIM,
     Downsample3D,
     FrameGroupNorm,
     ResnetBlock3D,
     SpatialTransformer,
     TemporalAttention,
+    TextPooling,
     Upsample3D,
     fourier_features,
     spatial_conv,
@@ -28,8 +30,7 @@ from models.layers import (
     zero_init,
 )
 
-POSITION_BANDS = 4
-POSITION_DIM = 3 * (1 + 2 * POSITION_BANDS)
+TEXT_QUERIES = 4
 
 
 class UNet3D(ModelMixin, ConfigMixin):
@@ -43,8 +44,9 @@ class UNet3D(ModelMixin, ConfigMixin):
     layers_per_block: residual blocks per level on the way down, one more on the way up.
     cross_attention_levels, self_attention_levels, temporal_attention_levels: one bool per level. None means every level
         for text and time; and for self-attention inside a frame, whose cost grows with the fourth power of the size,
-        the last level. The middle block always has all three, and its attention over time sees all of space with
-        joint_attention.
+        the last level. The middle block always has all three.
+    joint_attention: in the last level and in the middle, attention over time also sees all places of a frame.
+    feed_forward: whether transformers have their feed-forward layer, two thirds of their multiplications.
     conv_type: "full" (3x3x3) or "factorised" (1x3x3, then 3x1x1), see ResnetBlock3D.
     patch_size: folds p x p pixels into channels before the first layer and back after the last: 1/p^2 of the tokens.
     position_features: tell the network where and when. Without them words such as "left" are hardly learnt, because at
@@ -71,6 +73,7 @@ class UNet3D(ModelMixin, ConfigMixin):
         joint_attention: bool = True,
         num_attention_heads: int | tuple[int, ...] = 8,
         transformer_layers_per_block: int = 1,
+        feed_forward: bool = True,
         conv_type: str = "full",
         patch_size: int = 1,
         position_features: bool = True,
@@ -97,7 +100,8 @@ class UNet3D(ModelMixin, ConfigMixin):
         # Timestep, text and frame: one embedding per frame, (B, T, emb_channels), that steers every residual block.
         self.time_proj = Timesteps(channels[0], flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(channels[0], emb_channels)
-        self.text_embedding = unit_init(TimestepEmbedding(cross_attention_dim, emb_channels))
+        self.text_pooling = TextPooling(cross_attention_dim, TEXT_QUERIES)
+        self.text_embedding = unit_init(TimestepEmbedding(TEXT_QUERIES * cross_attention_dim, emb_channels))
         self.condition_norm = nn.LayerNorm(emb_channels)
         self.condition_out = zero_init(nn.Linear(emb_channels, emb_channels))
         if position_features:
@@ -124,6 +128,7 @@ class UNet3D(ModelMixin, ConfigMixin):
                 transformer_layers_per_block,
                 use_linear_projection,
                 self_attention,
+                feed_forward,
             )
 
         def temporal_attention(level, present=True, joint=False):
@@ -138,7 +143,7 @@ class UNet3D(ModelMixin, ConfigMixin):
                 block.add_layer(
                     resnet(channels[max(i - 1, 0)] if j == 0 else channels[i], channels[i]),
                     transformer(i, cross[i], inside[i]),
-                    temporal_attention(i, temporal[i]),
+                    temporal_attention(i, temporal[i], joint=joint_attention and i == levels - 1),
                 )
             skips += [channels[i]] * layers_per_block
             if i < levels - 1:
@@ -160,7 +165,7 @@ class UNet3D(ModelMixin, ConfigMixin):
                 block.add_layer(
                     resnet(below + skips.pop(), channels[i]),
                     transformer(i, cross[i], inside[i]),
-                    temporal_attention(i, temporal[i]),
+                    temporal_attention(i, temporal[i], joint=joint_attention and i == levels - 1),
                 )
             if i > 0:
                 block.upsamplers = nn.ModuleList([Upsample3D(channels[i])])
@@ -181,7 +186,7 @@ class UNet3D(ModelMixin, ConfigMixin):
         context, mask = encoder_hidden_states.to(sample.dtype), encoder_attention_mask
         x = self.conv_in(_patchify(sample, self.config.patch_size))
         positions = [
-            fourier_features(x.shape[2], x.shape[3] >> i, x.shape[4] >> i, POSITION_BANDS, x.device).to(sample.dtype)
+            fourier_features(x.shape[2], x.shape[3] >> i, x.shape[4] >> i, x.device).to(sample.dtype)
             for i in range(len(self.down_blocks))
         ]
         time = self.time_embedding(self.time_proj(timesteps).to(sample.dtype))
@@ -210,9 +215,7 @@ class UNet3D(ModelMixin, ConfigMixin):
 
     def condition(self, time: Tensor, context: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
         """What each frame is to become: timestep, mean of the text tokens and place in time, (B, T, emb_channels)."""
-        weights = torch.ones_like(context[..., 0]) if mask is None else mask.to(context.dtype)
-        pooled = (context * weights[..., None]).sum(dim=1) / weights.sum(dim=1, keepdim=True).clamp(min=1)
-        condition = (time + self.text_embedding(pooled))[:, None]
+        condition = (time + self.text_embedding(self.text_pooling(context, mask)))[:, None]
         if self.config.position_features:
             condition = condition + self.frame_embedding(positions.mean(dim=(1, 2)))
         return silu(self.condition_norm(condition)).expand(-1, len(positions), -1)

@@ -1,6 +1,5 @@
 """Demo dataset, dataset class and data check, end to end on small files."""
 
-import argparse
 import json
 import os
 import pickle
@@ -15,16 +14,19 @@ import pytest
 import torch
 
 import video_dataset
-from utils import shapes
+from utils import clip_index, shapes
+from utils.cli import Parser, UserError
+from utils.clip_index import CaptionError, read_caption, swap_left_right
+from utils.frame_windows import window
 from utils.video_io import VideoInfo, find_videos, probe_video, read_frames, write_video
-from video_dataset import CaptionError, TextVideoDataset, main, parse_args, read_caption, swap_left_right, window
+from video_dataset import TextVideoDataset, main, parse_args
 
 DEMO = ["--num_clips", "12", "--num_frames", "8", "--frame_size", "32"]
 TREE = Path(video_dataset.__file__).parent
 
 
 def demo(folder: Path, *flags: str) -> Path:
-    assert main(parse_args(["--output_dir", str(folder), *DEMO, *flags])) == 0
+    main(parse_args(["--output_dir", str(folder), *DEMO, *flags]))
     return folder
 
 
@@ -111,14 +113,13 @@ def test_finished_dataset_is_left_alone_and_other_settings_need_overwrite(tmp_pa
     assert "left alone" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     args = ["--output_dir", str(folder), *DEMO, "--num_clips", "5"]
-    assert main(parse_args(args)) == 2
-    error = capsys.readouterr().err
-    assert "num_clips 12 -> 5" in error and "--overwrite" in error and error.count("\n") == 1
-    assert main(parse_args([*args, "--overwrite"])) == 0
+    with pytest.raises(UserError, match="num_clips 12 -> 5.*--overwrite"):
+        main(parse_args(args))
+    main(parse_args([*args, "--overwrite"]))
     assert len(list((folder / "videos").iterdir())) == len(list((folder / "captions").iterdir())) == 5
 
 
-def test_half_written_dataset_is_completed_and_foreign_files_are_refused(tmp_path, capsys):
+def test_half_written_dataset_is_completed_and_foreign_files_are_refused(tmp_path):
     folder = demo(tmp_path / "demo")
     whole = (folder / "videos/clip_00003.mp4").read_bytes()
     (folder / "dataset.json").unlink()
@@ -126,9 +127,8 @@ def test_half_written_dataset_is_completed_and_foreign_files_are_refused(tmp_pat
     demo(folder)
     assert (folder / "videos/clip_00003.mp4").read_bytes() == whole
     (folder / "videos/holiday.mp4").write_bytes(b"mine")
-    capsys.readouterr()
-    assert main(parse_args(["--output_dir", str(folder), *DEMO, "--overwrite"])) == 2
-    assert "holiday.mp4" in capsys.readouterr().err
+    with pytest.raises(UserError, match="holiday.mp4"):
+        main(parse_args(["--output_dir", str(folder), *DEMO, "--overwrite"]))
     assert (folder / "videos/holiday.mp4").read_bytes() == b"mine"
 
 
@@ -137,7 +137,7 @@ def test_all_bad_flags_are_reported_together(capsys):
         parse_args(["--num_clips", "0", "--num_frames", "1_0", "--frame_size", "33", "--fps", "nan", "--seed", "-1"])
     lines = capsys.readouterr().err.splitlines()
     assert stop.value.code == 2 and len(lines) == 5
-    assert all(line.startswith("--") and "must be" in line for line in lines)
+    assert all(": error: --" in line and "must be" in line for line in lines)
 
 
 def test_help_is_instant_and_imports_nothing_heavy():
@@ -444,7 +444,7 @@ def test_unusable_files_are_listed_and_cannot_drive_the_terminal(tmp_path, capsy
 
 
 @pytest.mark.parametrize("what", ["no folder", "no videos folder", "no video", "nothing usable", "same stem"])
-def test_a_folder_that_cannot_train_is_one_line_with_a_remedy(tmp_path, what, capsys):
+def test_a_folder_that_cannot_train_is_one_line_with_a_remedy(tmp_path, what):
     folder = tmp_path / "data"
     if what == "no videos folder":
         folder.mkdir()
@@ -459,8 +459,8 @@ def test_a_folder_that_cannot_train_is_one_line_with_a_remedy(tmp_path, what, ca
     message = str(stop.value)
     assert "\n" not in message and str(folder) in message
     assert what != "same stem" or ("a.mp4" in message and "a.mov" in message)
-    assert main(parse_args(["--check", str(folder)])) == 2
-    assert "Traceback" not in capsys.readouterr().err
+    with pytest.raises(UserError):
+        main(parse_args(["--check", str(folder)]))
 
 
 @pytest.mark.parametrize("name", ["B.MKV", "c.webm", "d.avi"])
@@ -502,7 +502,7 @@ def test_index_works_in_a_folder_it_cannot_write(tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(video_dataset, "write_text", refuse)
+    monkeypatch.setattr(clip_index, "write_text", refuse)
     assert len(load(tmp_path)) == 1 and not (tmp_path / ".video_index.json").exists()
 
 
@@ -547,7 +547,7 @@ def test_a_clip_that_vanishes_after_indexing_is_named(tmp_path):
 
 
 def test_data_flags_build_the_dataset(demo_dir, capsys):
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     video_dataset.add_data_args(parser)
     flags = [
         "--data_dir",
@@ -581,7 +581,7 @@ def test_check_finds_corrupt_short_static_duplicate_and_captionless_clips(tmp_pa
     add_clip(tmp_path, "mute", noise[::-1], None)
     (tmp_path / "videos/bad.mp4").write_bytes(b"not a video")
     (tmp_path / "captions/bad.txt").write_text("x")
-    assert main(parse_args(["--check", str(tmp_path), "--frame_size", "32"])) == 0
+    main(parse_args(["--check", str(tmp_path), "--frame_size", "32"]))
     said = capsys.readouterr().out
     report = json.loads((tmp_path / "dataset_report.json").read_text())
     findings = report["findings"]
@@ -596,5 +596,5 @@ def test_check_finds_corrupt_short_static_duplicate_and_captionless_clips(tmp_pa
 def test_check_lists_a_wrong_encoding_instead_of_stopping(tmp_path, capsys):
     add_clip(tmp_path, "a", ramp(16))
     add_clip(tmp_path, "b", ramp(17), "狗".encode("gb18030"))
-    assert main(parse_args(["--check", str(tmp_path)])) == 0
+    main(parse_args(["--check", str(tmp_path)]))
     assert "--caption_encoding gb18030" in capsys.readouterr().out

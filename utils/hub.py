@@ -9,7 +9,7 @@ from utils.cli import UserError
 
 PROBE_SECONDS = 3
 MODEL_FILES = ("config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "spiece.model")
-WEIGHT_FILES = ("model*.safetensors", "model.safetensors.index.json")
+WEIGHT_FILES = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 
 
 def resolve_model(name: str, revision: str | None, patterns: tuple[str, ...], flag: str, files: str) -> Path:

@@ -181,9 +181,9 @@ def inflate_image_model(name: str, cross_attention_dim: int, **video_settings):
     files = "config.json and diffusion_pytorch_model.safetensors, or a pipeline's unet/ with them"
     patterns = (
         "config.json",
-        "diffusion_pytorch_model*.safetensors",
+        "diffusion_pytorch_model.safetensors",
         "unet/config.json",
-        "unet/diffusion_pytorch_model*",
+        "unet/diffusion_pytorch_model.safetensors",
     )
     folder = resolve_model(name, None, patterns, "--init_from_2d", files)
     folder = folder / "unet" if (folder / "unet").is_dir() else folder
