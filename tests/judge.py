@@ -3,8 +3,9 @@
     python -m tests.judge generated_videos/demo          # scores the videos there against their prompts
 
 Per frame the object is where the chroma (largest minus smallest channel) exceeds half of its peak. Its colour is the
-the nearest hue of its core, shape the ideal mask of the same area and centre that fits best over all frames, direction the
-axis along which its centroid travels: more than an eighth of the frame, and twice as far as along the other one.
+nearest hue of its core, its shape the ideal mask of the same area and centre that fits best over all frames, its
+direction the axis along which its centroid travels: more than an eighth of the frame, and twice as far as along the
+other one.
 """
 
 import colorsys
@@ -57,7 +58,7 @@ def judge(frames: np.ndarray) -> dict[str, str | None]:
     return {
         "colour": max(set(colours), key=colours.count),
         "shape": shapes.SHAPES[int(np.mean(misfits, axis=0).argmin())],
-        "direction": names[travel[main] > 0] if moves else None,
+        "direction": names[int(travel[main] > 0)] if moves else None,
     }
 
 
