@@ -37,7 +37,7 @@ PRESETS = {
         "norm_num_groups": 16,
         "prediction_type": "sample",
         "loss_weighting": "snr_plus_one",
-        "max_train_steps": 1750,
+        "max_train_steps": 1800,
         "learning_rate": 1e-3,
         "lr_warmup_steps": 100,
         "ema_decay": 0.995,

@@ -14,7 +14,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     UniPCMultistepScheduler,
 )
-from diffusers.schedulers.scheduling_ddpm import betas_for_alpha_bar, rescale_zero_terminal_snr
+from diffusers.schedulers.scheduling_ddpm import betas_for_alpha_bar
 from torch import Tensor, nn
 
 SAMPLERS = {
@@ -28,12 +28,12 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 LOSS_WEIGHTINGS = ("none", "min_snr", "snr_plus_one")
 
 
-def cosine_betas(num_timesteps: int, noise_shift: float = 1.0, zero_terminal_snr: bool = False) -> Tensor:
+def cosine_betas(num_timesteps: int, noise_shift: float = 1.0) -> Tensor:
     """Betas of the cosine schedule, alpha_bar(t) = cos^2((t/T + 0.008) / 1.008 * pi/2), each at most 0.999.
 
     noise_shift multiplies sigma = sqrt(1/alpha_bar - 1): the frames of a clip repeat each other, so noise that hides an
     image still shows a video (Hoogeboom et al. 2023, arXiv:2301.11093, shift it for size; the same holds for length).
-    zero_terminal_snr makes the last timestep pure noise (Lin et al. 2023, arXiv:2305.08891). Returns (T,) float32.
+    Returns (T,) float32.
     """
     betas = betas_for_alpha_bar(num_timesteps).double()
     if noise_shift != 1:
@@ -41,7 +41,7 @@ def cosine_betas(num_timesteps: int, noise_shift: float = 1.0, zero_terminal_snr
         alphas_cumprod = 1 / (1 + noise_shift**2 * (1 / alphas_cumprod - 1))
         previous = torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod[:-1]])
         betas = (1 - alphas_cumprod / previous).clamp(max=0.999)
-    return (rescale_zero_terminal_snr(betas) if zero_terminal_snr else betas).float()
+    return betas.float()
 
 
 class TextToVideoDiffusion(nn.Module):
@@ -52,6 +52,7 @@ class TextToVideoDiffusion(nn.Module):
     loss_weighting: "none" is the plain mean squared error of what is predicted. "min_snr" weighs the error of the clip
         with min(SNR, gamma) (Hang et al. 2023, arXiv:2303.09556), "snr_plus_one" with min(SNR + 1, gamma), which keeps
         teaching where the noise is high, and that is where the text decides (SNR + 1 is Salimans and Ho, sec. 4).
+    zero_terminal_snr: the last timestep is pure noise (Lin et al. 2023, arXiv:2305.08891).
     text_dropout: share of captions replaced by the empty one in training, for classifier-free guidance.
     Raises ValueError for an unknown prediction type or weighting, and for epsilon with a zero terminal SNR, where the
     noise says nothing about the clip.
@@ -90,10 +91,13 @@ class TextToVideoDiffusion(nn.Module):
         self.loss_weighting = loss_weighting
         self.snr_gamma = snr_gamma
         self.text_dropout = text_dropout
-        betas = cosine_betas(num_timesteps, noise_shift, zero_terminal_snr)
         # Samplers get the clipped clean clip, see denoise(): every one then needs the same care at high noise, once.
         self.scheduler = DDPMScheduler(
-            num_timesteps, trained_betas=betas.tolist(), prediction_type="sample", timestep_spacing="trailing"
+            num_timesteps,
+            trained_betas=cosine_betas(num_timesteps, noise_shift).tolist(),
+            rescale_betas_zero_snr=zero_terminal_snr,
+            prediction_type="sample",
+            timestep_spacing="trailing",
         )
         self.register_buffer("alphas_cumprod", self.scheduler.alphas_cumprod.clone(), persistent=False)
 

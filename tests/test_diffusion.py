@@ -65,9 +65,15 @@ def test_noise_shift_multiplies_sigma():
     torch.testing.assert_close(shifted_sigma, 2 * sigma, rtol=1e-3, atol=0)
 
 
-def test_zero_terminal_snr_ends_in_pure_noise():
-    assert (1 - cosine_betas(1000, zero_terminal_snr=True)).cumprod(0)[-1] == 0
-    assert (1 - cosine_betas(1000)).cumprod(0)[-1] > 0
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_zero_terminal_snr_ends_in_pure_noise_and_every_sampler_starts_there(clip, sampler):
+    diffusion = oracle_diffusion(clip[:1], "sample", zero_terminal_snr=True)
+    assert diffusion.alphas_cumprod[-1] == 0 and diffusion.alphas_cumprod[0] > 0.99
+    steps = 60 if sampler == "ddpm" else 12
+    result = diffusion.sample(
+        torch.zeros(1, 1, 4), num_frames=4, height=16, width=16, sampler=sampler, num_inference_steps=steps
+    )
+    torch.testing.assert_close(result, clip[:1], rtol=0, atol=2e-2)
 
 
 def test_add_noise_matches_diffusers(tiny_diffusion, clip):

@@ -280,7 +280,7 @@ def test_an_image_model_is_inflated(data, tmp_path):
     torch.testing.assert_close(
         weights["down_blocks.0.resnets.0.conv1.weight"][:, :, 0], kernel.detach(), rtol=0, atol=1e-6
     )
-    with pytest.raises(UserError, match="--init_from_2d: .* it reads text 32 wide"):
+    with pytest.raises(UserError, match="--init_from_2d: .*it reads text 32 wide"):
         train(
             data,
             tmp_path / "other",
