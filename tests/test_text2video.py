@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -328,10 +329,16 @@ def test_shuffled_captions_cost_more_after_training(data, tmp_path):
     assert costs[1] > 1.2 * costs[0]
 
 
+def free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
 def test_two_processes_share_the_work_and_agree(data, tmp_path):
     """torchrun on the CPU: really two processes, one set of weights; then the prompts are split over two as well."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
     common = ["--data_dir", str(data), "--preset", "tiny", "--no_wandb", "--max_train_steps", "3", "--log_every", "1"]
     probe = tmp_path / "probe.py"
     probe.write_text(

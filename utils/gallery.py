@@ -30,7 +30,7 @@ def write_gallery(path: Path, title: str, about: str, sections: dict[str, list[d
             source = quote(os.path.relpath(video["video"], path.parent).replace(os.sep, "/"))
             note = f"<small>{escape(video['note'])}</small>" if video.get("note") else ""
             body.append(
-                f'<figure><video src="{source}" autoplay loop muted playsinline controls preload="auto"></video>'
+                f'<figure><video src="{source}" autoplay loop muted playsinline preload="auto"></video>'
                 f"<figcaption>{escape(video['prompt'])}{note}</figcaption></figure>"
             )
         body.append("</div>")

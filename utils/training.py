@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import signal
 import sys
 import time
@@ -224,21 +225,23 @@ def start_trackers(
     if "wandb" in names and accelerator.is_main_process:
         import wandb
 
-        run_id = run_id or wandb.util.generate_id()
+        run_id = run_id or secrets.token_hex(4)
         mode = os.environ.get("WANDB_MODE")
         if mode is None and not wandb.api.api_key:
             mode = "offline"
             print(f"wandb: no API key, logging offline to {run_dir / 'wandb'} (`wandb sync` uploads it)")
         options = {"dir": str(run_dir), "id": run_id, "resume": "allow", "name": run_dir.name}
         settings = wandb.Settings(init_timeout=15, silent=True, console="off", save_code=False)
-        try:
-            wandb.init(project=project, mode=mode, settings=settings, **options)
-        except Exception as error:  # whatever the service does, training goes on
-            mode = "offline"
-            print(f"wandb: {' '.join(str(error).split())[:200]}; logging offline to {run_dir / 'wandb'}")
         init_kwargs["wandb"] = {"mode": mode, "settings": settings, **options}
     plain = {key: value for key, value in config.items() if isinstance(value, bool | int | float | str)}
-    accelerator.init_trackers(project, config=plain, init_kwargs=init_kwargs)
+    try:
+        accelerator.init_trackers(project, config=plain, init_kwargs=init_kwargs)
+    except Exception as error:  # whatever the service does, training goes on
+        if init_kwargs.get("wandb", {"mode": "offline"})["mode"] == "offline":
+            raise
+        print(f"wandb: {' '.join(str(error).split())[:200]}; logging offline to {run_dir / 'wandb'}")
+        init_kwargs["wandb"]["mode"] = "offline"
+        accelerator.init_trackers(project, config=plain, init_kwargs=init_kwargs)
     return run_id
 
 
