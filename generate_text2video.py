@@ -103,10 +103,11 @@ def main(args: argparse.Namespace) -> None:
         interactive(args)
         return
 
+    import torch
     from accelerate import PartialState
 
     groups = read_prompts(args)
-    processes = PartialState(cpu=args.device == "cpu")
+    processes = PartialState(cpu=args.device == "cpu" or not torch.accelerator.is_available())
     generator = Generator(args, args.checkpoint, processes.device)
     jobs = generator.plan(groups)
     todo = [job for job in jobs if args.overwrite or not generator.is_done(job)]

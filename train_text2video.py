@@ -201,7 +201,7 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
 
 def main(args: argparse.Namespace) -> None:
     import torch
-    from accelerate import Accelerator, PartialState
+    from accelerate import Accelerator
     from diffusers.optimization import get_scheduler
     from diffusers.training_utils import EMAModel
     from tqdm.auto import tqdm
@@ -236,8 +236,11 @@ def main(args: argparse.Namespace) -> None:
     if resumed:
         check_settings(run_dir, vars(args), FREE_ON_RESUME)
     trackers = {"wandb": ["wandb"], "tensorboard": ["tensorboard"], "all": ["wandb", "tensorboard"], "none": []}
+    # Without cpu=True the processes of torchrun on a CPU do not find each other, and each trains alone.
+    on_cpu = not torch.accelerator.is_available()
     accelerator = Accelerator(
-        mixed_precision=choose_precision(args.mixed_precision, on_cpu=PartialState().device.type == "cpu"),
+        cpu=on_cpu,
+        mixed_precision=choose_precision(args.mixed_precision, on_cpu),
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         log_with=trackers[args.report_to] or None,
         project_dir=run_dir,
@@ -418,7 +421,8 @@ def main(args: argparse.Namespace) -> None:
     if signals.received is not None:
         say(f"stopped after step {step} of {max_train_steps}, continue with --resume {run_dir}")
         signals.leave()
-    say(f"done: {run_dir / 'best_model.pth'} (validation loss {best_val_loss:.4f}), {run_dir / 'loss.png'}")
+    if main_process:
+        print(f"done: {run_dir / 'best_model.pth'} (validation loss {best_val_loss:.4f}), {run_dir / 'loss.png'}")
 
 
 def validation_loss(

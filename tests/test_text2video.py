@@ -342,28 +342,29 @@ def test_two_processes_share_the_work_and_agree(data, tmp_path):
     common = ["--data_dir", str(data), "--preset", "tiny", "--no_wandb", "--max_train_steps", "3", "--log_every", "1"]
     probe = tmp_path / "probe.py"
     probe.write_text(
-        "import sys, torch, train_text2video\n"
+        "import hashlib, sys, torch, train_text2video\n"
         "from accelerate import PartialState\n"
         "from models.unet3d import UNet3D\n"
         "built = []\n"
         "init = UNet3D.__init__\n"
         "def remember(self, *args, **kwargs):\n"
         "    init(self, *args, **kwargs)\n"
-        "    built.append(self)\n"
+        "    built.append((self, PartialState().process_index, PartialState().num_processes))\n"
         "UNet3D.__init__ = remember\n"
         "train_text2video.main(train_text2video.parse_args(sys.argv[1:]))\n"
-        "state = PartialState()\n"
-        "weights = torch.cat([p.detach().flatten() for p in built[-1].parameters()])\n"
-        "gathered = [torch.empty_like(weights) for _ in range(state.num_processes)]\n"
-        "torch.distributed.all_gather(gathered, weights)\n"
-        "print('PROBE', state.process_index, state.num_processes, all(torch.equal(w, weights) for w in gathered))\n"
+        "unet, rank, processes = built[-1]\n"
+        "weights = torch.cat([p.detach().flatten() for p in unet.parameters()])\n"
+        "print('PROBE', rank, processes, hashlib.sha256(weights.numpy().tobytes()).hexdigest(), flush=True)\n"
     )
     run = tmp_path / "run"
     result = subprocess.run(
         [*torchrun, str(probe), *common, "--output_dir", str(run)], env=env, capture_output=True, text=True, timeout=300
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    assert sorted(re.findall(r"PROBE (\d) 2 True", result.stdout)) == ["0", "1"]
+    found = re.findall(r"PROBE (\d) 2 (\w{64})", result.stdout)
+    assert sorted(rank for rank, _ in found) == ["0", "1"] and len({weights for _, weights in found}) == 1, (
+        result.stdout
+    )
     assert len(losses(run)) == 3
     command = [
         *torchrun,
