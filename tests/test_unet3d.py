@@ -6,7 +6,15 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 from models.diffusion import TextToVideoDiffusion
-from models.layers import Attention, ResnetBlock3D, SpatialTransformer, TemporalAttention, attend, fourier_features
+from models.layers import (
+    POSITION_DIM,
+    Attention,
+    ResnetBlock3D,
+    SpatialTransformer,
+    TemporalAttention,
+    attend,
+    fourier_features,
+)
 from models.unet3d import UNet3D
 from tests.conftest import TINY_UNET, awaken
 
@@ -92,22 +100,22 @@ def test_frames_influence_each_other_through_temporal_layers_alone(clip, text, c
 
 def test_temporal_attention_alone_reaches_from_the_last_frame_to_the_first(clip, text):
     """Far frames meet in attention: five convolutions with three taps would not reach across 24 frames."""
-    layer = awaken(TemporalAttention(8, 2, 27))
+    layer = awaken(TemporalAttention(8, 2, POSITION_DIM))
     x = torch.randn(1, 8, 24, 2, 2)
     changed = x.clone()
     changed[:, :, 23, 0, 0] += torch.randn(8)
-    positions = fourier_features(24, 2, 2, 4)
+    positions = fourier_features(24, 2, 2)
     difference = (layer(x, positions) - layer(changed, positions)).abs().amax(dim=1)[0]
     assert difference[0, 0, 0] > 1e-4
     assert difference[:, 1].max() == 0 and difference[:, 0, 1].max() == 0  # other places see nothing of it
-    joint = awaken(TemporalAttention(8, 2, 27, joint=True))
+    joint = awaken(TemporalAttention(8, 2, POSITION_DIM, joint=True))
     difference = (joint(x, positions) - joint(changed, positions)).abs().amax(dim=1)[0]
     assert difference[0, 1, 1] > 1e-5
 
 
 def test_order_of_frames_matters_only_through_position_features(text):
-    x, positions = torch.randn(1, 8, 6, 2, 2), fourier_features(6, 2, 2, 4)
-    layer = awaken(TemporalAttention(8, 2, 27))
+    x, positions = torch.randn(1, 8, 6, 2, 2), fourier_features(6, 2, 2)
+    layer = awaken(TemporalAttention(8, 2, POSITION_DIM))
     blind = awaken(TemporalAttention(8, 2, 0))
     assert not torch.allclose(layer(x.flip(2), positions), layer(x, positions).flip(2), atol=1e-3)
     torch.testing.assert_close(blind(x.flip(2), positions), blind(x, positions).flip(2), rtol=0, atol=1e-5)
@@ -128,7 +136,7 @@ def test_attention_to_an_empty_text_is_finite():
 
 
 def test_fourier_features_do_not_depend_on_the_resolution():
-    coarse, fine = fourier_features(3, 4, 4, 4), fourier_features(9, 12, 12, 4)
+    coarse, fine = fourier_features(3, 4, 4), fourier_features(9, 12, 12)
     torch.testing.assert_close(fine[1::3, 1::3, 1::3], coarse)  # the centres of the coarse cells
 
 
