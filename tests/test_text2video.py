@@ -104,7 +104,6 @@ def test_best_model_describes_itself_and_holds_the_moving_average(run_dir):
 
 
 def test_validation_loss_does_not_depend_on_what_was_drawn_before(run_dir, data):
-    from models.diffusion import TextToVideoDiffusion  # noqa: F401
     from video_dataset import TextVideoDataset
 
     diffusion, text_encoder = unpack_model(load_model(run_dir))
@@ -174,11 +173,9 @@ def test_sigterm_saves_and_leaves_with_143(data, tmp_path):
 
 
 def test_a_signal_stops_the_run_after_a_complete_checkpoint(data, tmp_path, monkeypatch):
-    original, calls = train_text2video.Parser, []
-    assert original
     from models.diffusion import TextToVideoDiffusion
 
-    forward = TextToVideoDiffusion.forward
+    forward, calls = TextToVideoDiffusion.forward, []
 
     def interrupted(self, *args, **kwargs):
         calls.append(1)
