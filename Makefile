@@ -9,7 +9,7 @@ DEMO_RUN := checkpoints/demo
 DEMO_VIDEOS := generated_videos/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format clean
+.PHONY: help demo test lint format clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,8 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	$(PY) -m pip install -q $(PIP_FLAGS) -r requirements-dev.txt
 	@touch $@
 
+demo: export OMP_PROC_BIND = close
+demo: export OMP_PLACES = cores
 demo: $(VENV)/installed ## data, training and videos from nothing, in minutes on two CPU cores; resumes when typed again
 	$(PY) video_dataset.py --output_dir $(DEMO_DATA)
 	$(PY) train_text2video.py --preset demo --data_dir $(DEMO_DATA) --output_dir $(DEMO_RUN) --resume auto --no_wandb
@@ -32,7 +34,7 @@ demo: $(VENV)/installed ## data, training and videos from nothing, in minutes on
 	    --prompts_file $(DEMO_DATA)/seen_prompts.txt $(DEMO_DATA)/heldout_prompts.txt --batch_size 16 --fps 4
 
 test: $(VENV)/installed-dev ## the test suite, on the CPU
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --maxprocesses 8
 
 lint: $(VENV)/installed-dev ## ruff: rules and format
 	$(PY) -m ruff check .

@@ -110,12 +110,13 @@ def main(args: argparse.Namespace) -> None:
     processes = PartialState(cpu=args.device == "cpu" or not torch.accelerator.is_available())
     generator = Generator(args, args.checkpoint, processes.device)
     jobs = generator.plan(groups)
-    todo = [job for job in jobs if args.overwrite or not generator.is_done(job)]
-    if len(todo) < len(jobs):
+    # Split before looking what is there: by then a faster process may have written its first videos.
+    share = jobs[processes.process_index :: processes.num_processes]
+    mine = [job for job in share if args.overwrite or not generator.is_done(job)]
+    if len(mine) < len(share):
         processes.print(
-            f"{len(jobs) - len(todo)} of {len(jobs)} videos are there already, --overwrite draws them again"
+            f"{len(share) - len(mine)} of {len(share)} videos are there already, --overwrite draws them again"
         )
-    mine = todo[processes.process_index :: processes.num_processes]
     for first in range(0, len(mine), args.batch_size):
         generator.draw(mine[first : first + args.batch_size], first, len(mine), show_bar=processes.is_main_process)
     processes.wait_for_everyone()

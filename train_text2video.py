@@ -27,9 +27,10 @@ PRESETS = {
         "num_frames": 8,
         "frame_size": 32,
         "target_fps": 4.0,
+        "augment": False,  # a mirrored clip would show combinations that the demo holds out
         "batch_size": 8,
         "model_channels": 64,
-        "channel_mult": [1, 2],
+        "channel_mult": [1.0, 1.5],
         "layers_per_block": 1,
         "num_attention_heads": 4,
         "conv_type": "factorised",
@@ -37,11 +38,12 @@ PRESETS = {
         "norm_num_groups": 16,
         "prediction_type": "sample",
         "loss_weighting": "snr_plus_one",
-        "max_train_steps": 1800,
+        "max_train_steps": 1600,
         "learning_rate": 1e-3,
+        "lr_scheduler": "warmup_stable_decay",
         "lr_warmup_steps": 100,
         "ema_decay": 0.995,
-        "guidance_scale": 2.0,
+        "guidance_scale": 4.0,
         "num_workers": 0,
         "sample_every": 1000,
     },
@@ -51,7 +53,7 @@ PRESETS = {
         "num_frames": 4,
         "frame_size": 16,
         "model_channels": 16,
-        "channel_mult": [1, 2],
+        "channel_mult": [1.0, 2.0],
         "layers_per_block": 1,
         "num_attention_heads": 2,
         "conv_type": "factorised",
@@ -116,9 +118,9 @@ def add_training_args(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--learning_rate", type=number(0, above=True), default=1e-4, help="peak learning rate of AdamW")
     group.add_argument(
         "--lr_scheduler",
-        type=choice("cosine", "linear", "constant", "constant_with_warmup"),
+        type=choice("cosine", "linear", "constant", "constant_with_warmup", "warmup_stable_decay"),
         default="cosine",
-        help="after the warm-up",
+        help="after the warm-up; the last is constant, then linear to zero over the second half",
     )
     group.add_argument(
         "--lr_warmup_steps", type=integer(0), default=500, help="linear warm-up, at most a tenth of the run"
@@ -202,17 +204,17 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
 def main(args: argparse.Namespace) -> None:
     import torch
     from accelerate import Accelerator
-    from diffusers.optimization import get_scheduler
-    from diffusers.training_utils import EMAModel
     from tqdm.auto import tqdm
 
-    from models.diffusion import TextToVideoDiffusion
+    from models.diffusion import CaptionedDiffusion, TextToVideoDiffusion
     from utils.checkpoint import (
         check_settings,
         find_run,
         flatten_optimizer,
         restore_optimizer,
         save_checkpoint,
+        spread,
+        whole,
         write_settings,
     )
     from utils.model_file import cpu_tensors
@@ -226,6 +228,8 @@ def main(args: argparse.Namespace) -> None:
         endless_batches,
         evaluation_mode,
         explain_out_of_memory,
+        learning_rate_schedule,
+        moving_average,
         plot_metrics,
         seed_step,
         start_trackers,
@@ -266,7 +270,7 @@ def main(args: argparse.Namespace) -> None:
     seed_step(args.seed)
     text_encoder = make_text_encoder(args, train_set.captions(mirrored=args.augment), state.get("tokenizer"))
     unet = make_unet(args, text_encoder.dim)
-    model = TextToVideoDiffusion(
+    diffusion = TextToVideoDiffusion(
         unet,
         args.num_timesteps,
         args.prediction_type,
@@ -286,30 +290,27 @@ def main(args: argparse.Namespace) -> None:
     if resumed:
         for name, module in modules.items():
             module.load_state_dict(resumed.tensors[name])
-    parameters = [parameter for module in modules.values() for parameter in module.parameters()]
+    model = CaptionedDiffusion(diffusion, text_encoder)
     say(f"{sum(p.numel() for p in unet.parameters()) / 1e6:.1f}M parameters in the U-Net, text by {text_encoder.name}")
 
     # Optimizer, schedule, and the moving average that samples are drawn from.
     optimizer = torch.optim.AdamW(
-        parameters,
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=args.learning_rate,
         betas=(args.adam_beta1, args.adam_beta2),
         weight_decay=args.adam_weight_decay,
         fused=True,
     )
-    warmup = min(args.lr_warmup_steps, max_train_steps // 10)
-    schedule = get_scheduler(args.lr_scheduler, optimizer, num_warmup_steps=warmup, num_training_steps=max_train_steps)
-    text_encoder.to(accelerator.device)
-    diffusion, optimizer = accelerator.prepare(model, optimizer)
-    encode = accelerator.prepare(text_encoder) if text_encoder.trainable else text_encoder
-    ema = EMAModel(parameters, decay=args.ema_decay, foreach=True) if args.ema_decay > 0 else None
+    schedule = learning_rate_schedule(args.lr_scheduler, optimizer, args.lr_warmup_steps, max_train_steps)
+    trained, optimizer = accelerator.prepare(model, optimizer)
+    parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
+    ema = moving_average(parameters, args.ema_decay)
     if resumed:
         restore_optimizer(optimizer.optimizer, resumed.tensors["optimizer"], state["optimizer_groups"])
         schedule.load_state_dict({**state["schedule"], "lr_lambdas": [None]})
         if ema is not None:
-            shadow = [resumed.tensors["ema"][str(i)] for i in range(len(parameters))]
+            shadow = [spread(resumed.tensors["ema"][str(i)], parameter) for i, parameter in enumerate(parameters)]
             ema.load_state_dict({**state["ema"], "shadow_params": shadow})
-            ema.to(accelerator.device)
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(state["scaler"])
 
@@ -322,10 +323,11 @@ def main(args: argparse.Namespace) -> None:
     best_val_loss = state["best_val_loss"]
     signals = StopSignals()
 
-    def save() -> Path | None:
-        """Everything that the next step depends on, so that a resumed run equals an uninterrupted one."""
-        if not main_process:
-            return None
+    def save() -> None:
+        """Everything that the next step depends on, so that a resumed run equals an uninterrupted one.
+
+        All processes gather it, where FSDP has spread it over them; the main process writes.
+        """
         optimizer_tensors, optimizer_groups = flatten_optimizer(optimizer.optimizer)
         tensors = {name: cpu_tensors(module) for name, module in modules.items()} | {"optimizer": optimizer_tensors}
         now = {
@@ -339,11 +341,12 @@ def main(args: argparse.Namespace) -> None:
         }
         if ema is not None:
             averages = ema.state_dict()
-            tensors["ema"] = {str(i): tensor for i, tensor in enumerate(averages.pop("shadow_params"))}
+            tensors["ema"] = {str(i): whole(tensor) for i, tensor in enumerate(averages.pop("shadow_params"))}
             now["ema"] = averages
         if text_encoder.trainable:
             now["tokenizer"] = text_encoder.tokenizer.backend_tokenizer.to_str()
-        return save_checkpoint(run_dir, step, tensors, now, args.checkpoints_total_limit)
+        if main_process:
+            save_checkpoint(run_dir, step, tensors, now, args.checkpoints_total_limit)
 
     sampler = EndlessSampler(len(train_set), args.seed, step * samples_per_step, rank, world_size)
     batches = endless_batches(train_set, args.batch_size, args.num_workers, sampler, accelerator.device.type == "cuda")
@@ -352,7 +355,7 @@ def main(args: argparse.Namespace) -> None:
     )
     if step >= max_train_steps:
         say(f"{run_dir} has its {max_train_steps} steps already; --max_train_steps or --num_epochs continue it")
-    model.train(), text_encoder.train()
+    trained.train()
     waited, since, losses = 0.0, time.perf_counter(), []
 
     with signals, explain_out_of_memory(REMEDIES):
@@ -363,9 +366,8 @@ def main(args: argparse.Namespace) -> None:
                 videos, captions = next(batches)
                 waited += time.perf_counter() - started
                 seed_step(args.seed, step, micro, rank)
-                with accelerator.accumulate(diffusion, encode), accelerator.autocast():
-                    embeddings, mask = encode(model.drop_text(captions))
-                    micro_loss = diffusion(videos.to(accelerator.device, non_blocking=True), embeddings, mask)
+                with accelerator.accumulate(trained), accelerator.autocast():
+                    micro_loss = trained(videos.to(accelerator.device, non_blocking=True), captions)
                     accelerator.backward(micro_loss)
                 loss += micro_loss.detach() / args.gradient_accumulation_steps
             grad_norm = accelerator.clip_grad_norm_(parameters, args.max_grad_norm)
@@ -398,16 +400,16 @@ def main(args: argparse.Namespace) -> None:
                     },
                 )
                 waited, since, losses = 0.0, time.perf_counter(), []
-            if main_process and (last or step % args.validate_every == 0):
-                with ema_weights(ema, parameters), evaluation_mode(model, text_encoder), accelerator.autocast():
-                    val_loss = validation_loss(model, text_encoder, val_set, args.batch_size, args.seed)
+            if last or step % args.validate_every == 0:
+                with ema_weights(ema, parameters), evaluation_mode(trained), accelerator.autocast():
+                    val_loss = validation_loss(model, val_set, args.batch_size, args.seed)
                     metrics.write(step, **{"val/loss": val_loss})
                     if best_val_loss is None or val_loss < best_val_loss:
                         best_val_loss = val_loss
-                        save_best(run_dir, args, model, text_encoder, step, val_loss)
-            if main_process and (last or step % args.sample_every == 0):
-                with ema_weights(ema, parameters), evaluation_mode(model, text_encoder), accelerator.autocast():
-                    draw_samples(accelerator, args, model, text_encoder, val_set, run_dir, step, metrics)
+                        save_best(run_dir, args, model, step, val_loss, main_process)
+            if last or step % args.sample_every == 0:
+                with ema_weights(ema, parameters), evaluation_mode(trained), accelerator.autocast():
+                    draw_samples(accelerator, args, model, val_set, run_dir, step, metrics)
             stopping = any_process(accelerator, signals.received is not None)
             if last or stopping or step % args.checkpoint_every == 0:
                 save()
@@ -425,18 +427,17 @@ def main(args: argparse.Namespace) -> None:
         print(f"done: {run_dir / 'best_model.pth'} (validation loss {best_val_loss:.4f}), {run_dir / 'loss.png'}")
 
 
-def validation_loss(
-    model, text_encoder, val_set, batch_size: int, seed: int, max_clips: int = 64, rounds: int = 4
-) -> float:
+def validation_loss(model, val_set, batch_size: int, seed: int, max_clips: int = 64, rounds: int = 4) -> float:
     """Mean loss of up to max_clips validation clips, each at `rounds` timesteps spread over the whole schedule.
 
     Noise and timesteps are the same every time, so that the numbers of one run, and of runs on the same data, compare.
     """
     import torch
 
-    device = model.alphas_cumprod.device
+    diffusion = model.diffusion
+    device = diffusion.alphas_cumprod.device
     count = min(len(val_set), max_clips)
-    spread = (torch.arange(rounds * count) + 0.5) / (rounds * count) * model.num_timesteps
+    spread = (torch.arange(rounds * count) + 0.5) / (rounds * count) * diffusion.num_timesteps
     timesteps = spread.long()[torch.randperm(rounds * count, generator=torch.Generator().manual_seed(seed))]
     total = 0.0
     with torch.no_grad():
@@ -447,13 +448,16 @@ def validation_loss(
                 generator = torch.Generator().manual_seed(seed + r * count + first)
                 noise = torch.randn(videos.shape, generator=generator).to(device)
                 where = slice(r * count + first, r * count + first + len(clips))
-                embeddings, mask = text_encoder.encode([clip["text"] for clip in clips])
-                loss = model(videos.to(device), embeddings, mask, noise=noise, timesteps=timesteps[where].to(device))
+                embeddings, mask = model.text_encoder.encode([clip["text"] for clip in clips])
+                loss = diffusion(
+                    videos.to(device), embeddings, mask, noise=noise, timesteps=timesteps[where].to(device)
+                )
                 total += loss.item() * len(clips)
     return total / (rounds * count)
 
 
-def save_best(run_dir: Path, args: argparse.Namespace, model, text_encoder, step: int, val_loss: float) -> None:
+def save_best(run_dir: Path, args: argparse.Namespace, model, step: int, val_loss: float, main_process: bool) -> None:
+    """best_model.pth. All processes gather the weights, the main process writes them."""
     from utils.model_file import pack_model, save_model
 
     about = {
@@ -464,12 +468,12 @@ def save_best(run_dir: Path, args: argparse.Namespace, model, text_encoder, step
         "width": args.frame_size,
         "guidance_scale": args.guidance_scale,
     }
-    save_model(run_dir / "best_model.pth", pack_model(model, text_encoder, **about))
+    packed = pack_model(model.diffusion, model.text_encoder, **about)
+    if main_process:
+        save_model(run_dir / "best_model.pth", packed)
 
 
-def draw_samples(
-    accelerator, args: argparse.Namespace, model, text_encoder, val_set, run_dir: Path, step: int, metrics
-) -> None:
+def draw_samples(accelerator, args: argparse.Namespace, model, val_set, run_dir: Path, step: int, metrics) -> None:
     """Videos of fixed prompts and fixed seeds in samples/step_<step>/, with a contact sheet.
 
     Their motion (mean absolute change from frame to frame, of 255) is logged next to that of the data: a model that
@@ -482,9 +486,9 @@ def draw_samples(
     from utils.video_io import contact_sheet, to_uint8, write_image, write_video
 
     prompts = args.validation_prompts or list(dict.fromkeys(val_set.captions()))[:4]
-    embeddings, mask = text_encoder.encode(prompts)
-    negative, negative_mask = text_encoder.encode([""] * len(prompts))
-    videos = model.sample(
+    embeddings, mask = model.text_encoder.encode(prompts)
+    negative, negative_mask = model.text_encoder.encode([""] * len(prompts))
+    videos = model.diffusion.sample(
         embeddings,
         mask,
         negative,
@@ -496,6 +500,8 @@ def draw_samples(
         guidance_scale=args.guidance_scale,
         generators=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))],
     )
+    if not accelerator.is_main_process:
+        return
     folder = run_dir / "samples" / f"step_{step:06d}"
     folder.mkdir(parents=True, exist_ok=True)
     clips = [to_uint8(video) for video in videos]

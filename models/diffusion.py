@@ -119,11 +119,17 @@ class TextToVideoDiffusion(nn.Module):
         """
         noise = torch.randn_like(videos) if noise is None else noise
         if timesteps is None:
-            timesteps = torch.randint(self.num_timesteps, (len(videos),), device=videos.device)
+            timesteps = self.draw_timesteps(len(videos), videos.device)
         noisy = self.add_noise(videos, noise, timesteps)
         prediction = self.unet(noisy, timesteps, text_embeddings, mask)
         errors = (prediction.float() - self.target(videos, noise, timesteps)).square().flatten(1).mean(dim=1)
         return (self.loss_weights(timesteps) * errors).mean()
+
+    def draw_timesteps(self, count: int, device: torch.device) -> Tensor:
+        """(count,) timesteps, each uniform over all, together spread evenly: the loss of a batch then varies less
+        (Kingma et al. 2021, arXiv:2107.00630, appendix I.1)."""
+        places = torch.rand((), device=device) + torch.arange(count, device=device) / count
+        return (places % 1 * self.num_timesteps).long().clamp(max=self.num_timesteps - 1)
 
     def drop_text(self, captions: list[str]) -> list[str]:
         """The captions, each one replaced by "" with probability text_dropout while training."""
@@ -268,3 +274,17 @@ def _stack_guidance(positive, positive_mask, negative, negative_mask, guidance_s
         masks.append(nn.functional.pad(mask, (0, padding)))
     masks = torch.cat(masks)
     return torch.cat(embeddings), None if masks.all() else masks
+
+
+class CaptionedDiffusion(nn.Module):
+    """A diffusion model and its text encoder as the one module that a trainer wraps (for several processes, say)."""
+
+    def __init__(self, diffusion: TextToVideoDiffusion, text_encoder: nn.Module):
+        super().__init__()
+        self.diffusion = diffusion
+        self.text_encoder = text_encoder
+
+    def forward(self, videos: Tensor, captions: list[str]) -> Tensor:
+        """The loss of clips (B, C, T, H, W) in [-1, 1] with their captions, some of which are dropped in training."""
+        embeddings, mask = self.text_encoder(self.diffusion.drop_text(captions))
+        return self.diffusion(videos, embeddings, mask)

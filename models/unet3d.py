@@ -30,7 +30,7 @@ from models.layers import (
     zero_init,
 )
 
-TEXT_QUERIES = 4
+TEXT_QUERIES = 16
 
 
 class UNet3D(ModelMixin, ConfigMixin):
@@ -105,10 +105,11 @@ class UNet3D(ModelMixin, ConfigMixin):
         self.condition_norm = nn.LayerNorm(emb_channels)
         self.condition_out = zero_init(nn.Linear(emb_channels, emb_channels))
         if position_features:
+            position_channels = 4 * channels[0]
             self.frame_embedding = unit_init(TimestepEmbedding(POSITION_DIM, emb_channels))
-            self.position_in = unit_init(nn.Linear(POSITION_DIM, channels[0]))
-            self.position_gate = unit_init(nn.Linear(emb_channels, channels[0]))
-            self.position_out = zero_init(nn.Linear(channels[0], channels[0]))
+            self.position_in = unit_init(nn.Linear(POSITION_DIM, position_channels))
+            self.position_gate = unit_init(nn.Linear(emb_channels, position_channels))
+            self.position_out = zero_init(nn.Linear(position_channels, channels[0]))
 
         def resnet(in_channels, out_channels):
             scale_shift = resnet_time_scale_shift == "scale_shift"

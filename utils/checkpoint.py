@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from utils.cli import UserError
 
@@ -173,17 +174,32 @@ def check_settings(run_dir: Path, settings: dict, free: set[str]) -> None:
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], list[dict]]:
     """An optimizer's state as ({"<parameter>.<name>": tensor}, its parameter groups as plain data)."""
     state = optimizer.state_dict()
-    tensors = {f"{i}.{name}": value for i, moments in state["state"].items() for name, value in moments.items()}
+    tensors = {f"{i}.{name}": whole(value) for i, moments in state["state"].items() for name, value in moments.items()}
     return tensors, state["param_groups"]
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], groups: list[dict]) -> None:
     """The inverse of flatten_optimizer."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state = {}
     for key, value in tensors.items():
         i, name = key.split(".", 1)
-        state.setdefault(int(i), {})[name] = value
+        parameter = parameters[int(i)]
+        state.setdefault(int(i), {})[name] = spread(value, parameter) if value.shape == parameter.shape else value
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor that FSDP has spread over processes, in one piece (all of them have to ask); others as they are."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def spread(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """A whole tensor, on the device of `parameter` and spread over processes as it is: the inverse of `whole`."""
+    tensor = tensor.to(parameter.device)
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
+    return tensor
 
 
 def sha256(path: Path) -> str:

@@ -27,9 +27,9 @@ def add_model_args(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--model_channels", type=integer(8), default=128, help="channels of the first level")
     group.add_argument(
         "--channel_mult",
-        type=integer(1, 64),
+        type=number(0, 64, above=True),
         nargs="+",
-        default=[1, 2, 4],
+        default=[1.0, 2.0, 4.0],
         help="channels of each level, times model_channels",
     )
     group.add_argument("--layers_per_block", type=integer(1, 16), default=2, help="residual blocks per level")
@@ -120,7 +120,7 @@ def check_model_args(args: argparse.Namespace) -> Iterator[str]:
     for mult in args.channel_mult:
         for name in ("norm_num_groups", "num_attention_heads"):
             if args.model_channels * mult % getattr(args, name):
-                yield f"--{name}: got {getattr(args, name)}, must divide {args.model_channels * mult} channels"
+                yield f"--{name}: got {getattr(args, name)}, must divide {args.model_channels * mult:g} channels"
     if args.zero_terminal_snr and args.prediction_type == "epsilon":
         yield "--zero_terminal_snr: needs --prediction_type v_prediction or sample"
     if args.init_from and args.init_from_2d:

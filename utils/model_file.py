@@ -13,6 +13,7 @@ import torch
 from models.diffusion import TextToVideoDiffusion
 from models.text_encoder import BUILTIN, TextEncoder, builtin_text_encoder, load_tokenizer
 from models.unet3d import UNet3D
+from utils.checkpoint import whole
 from utils.cli import UserError
 from utils.hub import load_text_encoder
 
@@ -78,7 +79,8 @@ def builtin_settings(text_encoder: TextEncoder) -> dict[str, int]:
 
 
 def cpu_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in module.state_dict().items()}
+    """A copy of a module's tensors on the CPU. Where FSDP has spread them over processes, each process has to call."""
+    return {name: whole(tensor.detach()).to("cpu", copy=True) for name, tensor in module.state_dict().items()}
 
 
 def save_model(path: Path, model: dict) -> None:

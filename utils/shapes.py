@@ -26,7 +26,7 @@ SPEEDS = {
     "slow": (0.26, 0.32),
     "fast": (0.42, 0.48),
 }  # fraction of the frame travelled from the first to the last frame
-SIZES = {"small": (0.135, 0.15), "large": (0.18, 0.195)}  # radius as a fraction of the frame
+SIZES = {"small": (0.16, 0.17), "large": (0.205, 0.215)}  # radius as a fraction of the frame
 BACKGROUND = (24, 24, 28)
 
 # Half extents (left, right, up, down) around the centroid of a shape of radius 1.

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Sampler
+from transformers.optimization import get_wsd_schedule
 
 from utils.cli import Stopped, UserError
 
@@ -61,6 +64,24 @@ def endless_batches(dataset, batch_size: int, num_workers: int, sampler: Endless
 
 def collate_clips(samples: list[dict]) -> tuple[torch.Tensor, list[str]]:
     return torch.stack([sample["video"] for sample in samples]), [sample["text"] for sample in samples]
+
+
+def learning_rate_schedule(name: str, optimizer: torch.optim.Optimizer, warmup: int, num_steps: int):
+    """A schedule by its name in diffusers, or "warmup_stable_decay": constant, then linear to zero over the second half
+    (Hu et al. 2024, arXiv:2404.06395). The warm-up takes at most a tenth of the steps."""
+    warmup = min(warmup, num_steps // 10)
+    if name == "warmup_stable_decay":
+        decay = (num_steps + 1) // 2
+        return get_wsd_schedule(optimizer, warmup, decay, num_training_steps=num_steps, decay_type="linear")
+    return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=num_steps)
+
+
+def moving_average(parameters: list[torch.nn.Parameter], decay: float) -> EMAModel | None:
+    """The exponential moving average of the parameters; None for a decay of 0."""
+    if decay == 0:
+        return None
+    foreach = not any(isinstance(parameter, DTensor) for parameter in parameters)  # FSDP's lack some of its operations
+    return EMAModel(parameters, decay=decay, foreach=foreach)
 
 
 @contextmanager
