@@ -9,10 +9,11 @@ with sigma_data = 1: noise of a continuous standard deviation sigma, one for all
     eps_hat = (x - D) / sigma                                        the noise the network predicts
 
 Whoever trains F itself to be the noise trains another parametrisation than the published weights and every sampler
-have; the loss falls just as well, and the videos are ruined. What the network also sees, in the form in which diffusers'
-StableVideoDiffusionPipeline sends it: the first frame as CLIP embedding and as latent, frame rate, motion, noise on the
-image. Latents are (B, T, C, H, W) here, as in diffusers' SVD. Random numbers are drawn on the CPU, from the generator
-given or else the global state, so that a seed is the same run on every device.
+have; the loss falls just as well, and the videos are ruined. What else the network sees is made as in diffusers'
+StableVideoDiffusionPipeline: the first frame as CLIP embedding and as latent, frame rate, motion, noise on the image.
+
+Latents are (B, T, C, H, W) here, as in diffusers' SVD. Random numbers are drawn on the CPU, from the generator given or
+else the global state, so that a seed is the same run on every device.
 """
 
 from typing import NamedTuple
@@ -165,9 +166,9 @@ def make_conditioning(
 ) -> Conditioning:
     """The conditioning of B clips as training draws it: noise on the first frames, some clips left without an image.
 
-    first_frames: (B, 3, H, W) in [-1, 1]. image_embeddings: (B, 1, D) of the same frames without noise. fps: (B,) frames
-    per second. motion_bucket_ids: (B,), 1 to 255. noise_aug (B,), noise (B, 3, H, W) and dropped (B,) bool are drawn
-    unless given; dropout is the probability of the latter.
+    first_frames: (B, 3, H, W) in [-1, 1]. image_embeddings: (B, 1, D) of the same frames without noise. fps: (B,),
+    frames per second. motion_bucket_ids: (B,), 1 to 255. noise_aug (B,), noise (B, 3, H, W) and dropped (B,) bool are
+    drawn unless given; dropout is the probability of the latter.
     """
     batch_size, device = len(first_frames), first_frames.device
     noise_aug = draw_noise_aug(batch_size, generator=generator) if noise_aug is None else noise_aug
