@@ -19,7 +19,7 @@ from utils.video_io import VideoError, VideoInfo, iter_frames, probe_video, resi
 
 BLACK_LEVEL = 32  # a clip is black if no pixel of its small grey frames reaches it
 CUT_LEVELS, CUT_RATIO = 20, 4  # a cut changes the small grey frame by so many levels, and so much more than before
-SHEET_FRAMES, SHEET_SIDE = 8, 128
+SHEET_FRAMES, SHEET_SIDE = 6, 112  # px, the longer side
 
 
 def write_clips(video: Path, name: str, folder: Path, settings: dict) -> dict[str, dict]:
@@ -43,12 +43,12 @@ def write_clips(video: Path, name: str, folder: Path, settings: dict) -> dict[st
     rows = {}
     for clip, (indices, fps) in clips.items():
         row = about | {"first_frame": int(indices[0]), "last_frame": int(indices[-1]), "fps": round(fps, 6)}
-        row |= {"frames": len(indices), "notes": notes}
+        row["frames"] = len(indices)
         if len(indices) < settings["min_frames"]:
             row["rejected"] = too_short(settings["min_frames"], settings["target_fps"])
         else:
             row |= _write_clip(islice(frames, len(indices)), len(indices), fps, folder / clip, settings)
-        rows[clip] = row
+        rows[clip] = row | {"notes": notes}
     return rows
 
 

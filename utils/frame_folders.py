@@ -180,10 +180,10 @@ def manifest_rows(
         record = records[number]
         for clip, found in record["clips"].items():
             row = {"source": record["source"], **found, "license": license}
-            same = first.setdefault(row.pop("content", clip), clip) if "rejected" not in row else clip
-            if same != clip and "duplicate" not in keep:
-                row["rejected"] = f"duplicate of {same}"
-            rows[clip] = row if "rejected" in row else {"folder": clip, **row}
+            content, reason = row.pop("content", None), row.pop("rejected", None)
+            if reason is None and first.setdefault(content, clip) != clip and "duplicate" not in keep:
+                reason = f"duplicate of {first[content]}"
+            rows[clip] = {"rejected": reason, **row} if reason else {"folder": clip, **row}
     kept = [row for row in rows.values() if "folder" in row]
     for row, bucket in zip(kept, to_buckets([row["motion_score"] for row in kept], motion), strict=True):
         row["motion_bucket_id"] = bucket

@@ -6,18 +6,26 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from utils.cli import printable
+from utils.clip_writer import SHEET_FRAMES
+from utils.frame_folders import write_if_new
 from utils.gallery import STYLE
 
 MAX_CLIPS = 500  # with pictures: about 10 KB each
 
 PAGE_STYLE = """
-img { display: block; width: 100%; }
-.clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(30rem, 1fr)); gap: 1rem; }
-table { border-collapse: collapse; } td, th { text-align: left; padding: .2rem 1rem .2rem 0; overflow-wrap: anywhere; }
+.clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(30rem, 1fr)); gap: 1rem; align-items: start; }
+.strip { display: flex; align-items: center; gap: 3px; } .strip * { background-image: var(--sheet); }
+.strip i { flex: none; width: var(--w); height: var(--h);
+           animation: play calc(var(--n) * .3s) steps(var(--n)) infinite; }
+.strip b { flex: 1; max-width: calc(var(--n) * var(--w)); aspect-ratio: calc(var(--n) * var(--w) / var(--h));
+           background-size: 100% 100%; }
+@keyframes play { to { background-position-x: calc(-1 * var(--n) * var(--w)); } }
+table { border-collapse: collapse; } td { padding: .2rem 1rem .2rem 0; overflow-wrap: anywhere; }
 svg { max-width: 40rem; width: 100%; } rect { fill: #6f9cf5; } text { fill: #a9abb6; font-size: 12px; }
-.rejected { outline: 1px solid #a33; } .rejected b { color: #f08080; }
+.rejected { outline: 1px solid #a33; } em { color: #f08080; }
 """
 
 
@@ -26,8 +34,6 @@ def write_report(path: Path, rows: dict[str, dict], sheets: dict[str, Path]) -> 
 
     Of more than 500 clips, kept or rejected, it shows 500 at equal distances.
     """
-    from utils.frame_folders import write_if_new
-
     kept = {clip: row for clip, row in rows.items() if "folder" in row}
     rejected = {clip: row for clip, row in rows.items() if "folder" not in row}
     title = f"{len(kept)} clips, {sum(row['frames'] for row in kept.values())} frames"
@@ -51,27 +57,36 @@ def write_report(path: Path, rows: dict[str, dict], sheets: dict[str, Path]) -> 
 
 
 def _figures(rows: dict[str, dict], sheets: dict[str, Path]) -> list[str]:
-    """A figure per clip: its strip, its source, and its numbers or the reason against it."""
+    """A figure per clip: its frames, played and side by side; its source; its numbers or the reason against it."""
     chosen = list(rows)
     if len(rows) > MAX_CLIPS:
         chosen = [chosen[n] for n in np.linspace(0, len(rows) - 1, MAX_CLIPS).round().astype(int)]
     lines = [f"<p>{MAX_CLIPS} of {len(rows)}</p>"] * (len(rows) > MAX_CLIPS) + ['<div class="clips">']
     for clip in chosen:
-        row, picture = rows[clip], ""
-        if sheets[clip].exists():
-            data = base64.b64encode(sheets[clip].read_bytes()).decode()
-            picture = f'<img alt="frames of {clip}" src="data:image/jpeg;base64,{data}">'
-        facts = [f"{row['frames']} frames at {row['fps']:g} fps"] if "fps" in row else []
+        row, facts = rows[clip], []
+        if "fps" in row:
+            facts.append(f"{row['frames']} frames at {row['fps']:g} fps")
         if "motion_score" in row:
             facts += [f"{row['width']}x{row['height']}", f"motion {row['motion_score']:.3f}"]
-        facts += [f"bucket {row['motion_bucket_id']}"] if "folder" in row else []
-        reason = f" <b>{escape(printable(row['rejected']))}</b>" if "rejected" in row else ""
-        notes = ", ".join(map(printable, [*facts, *row.get("notes", ())]))
+        if "motion_bucket_id" in row:
+            facts.append(f"bucket {row['motion_bucket_id']}")
+        facts = escape(", ".join(map(printable, [*facts, *row.get("notes", ())])))
+        reason = f"<em>{escape(printable(row['rejected']))}</em> " if "rejected" in row else ""
         lines.append(
-            f'<figure class="{"rejected" if reason else "kept"}">{picture}<figcaption>{clip}{reason} '
-            f"{escape(printable(row['source']))}<small>{escape(notes)}</small></figcaption></figure>"
+            f'<figure class="{"rejected" if reason else "kept"}">{_strip(sheets[clip], row)}<figcaption>{clip} {reason}'
+            f"{escape(printable(row['source']))}<small>{facts}</small></figcaption></figure>"
         )
     return [*lines, "</div>"]
+
+
+def _strip(sheet: Path, row: dict) -> str:
+    """The frames of a contact sheet one after the other, and beside each other; nothing if there is no sheet."""
+    if not sheet.exists():
+        return ""
+    data, (width, height) = base64.b64encode(sheet.read_bytes()).decode(), Image.open(sheet).size
+    count = min(SHEET_FRAMES, row["frames"])
+    size = f"--n: {count}; --w: {width // count}px; --h: {height}px"
+    return f'<div class="strip" style="{size}; --sheet: url(data:image/jpeg;base64,{data})"><i></i><b></b></div>'
 
 
 def _histogram(scores: list[float]) -> str:
