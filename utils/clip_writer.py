@@ -1,6 +1,6 @@
 """One video in, folders of frames out: where a video is split, which frames are taken, which clips are refused and why.
 
-Frames are streamed: memory holds one of them, and small grey ones at two per second.
+Frames are streamed: memory holds one at a time.
 """
 
 import errno
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from utils.frame_windows import sample_segment, too_short
-from utils.motion import STATIC_SCORE, flow_speed, pair_step, small_grey
+from utils.motion import STATIC_SCORE, MotionMeter, small_grey
 from utils.video_io import VideoError, VideoInfo, iter_frames, probe_video, resize_frames, write_image
 
 BLACK_LEVEL = 32  # a clip is black if no pixel of its small grey frames reaches it
@@ -82,8 +82,8 @@ def scene_cuts(info: VideoInfo) -> list[int]:
 
 def _write_clip(frames: Iterable[np.ndarray], count: int, fps: float, folder: Path, settings: dict) -> dict:
     """Write `count` frames to `folder` and their contact sheet beside it; returns what they show as a manifest row."""
-    step, content, brightest = pair_step(count, fps), hashlib.sha256(), 0
-    greys, jumps, thumbs, previous = [], [], [], None
+    meter, content, brightest = MotionMeter(count, fps), hashlib.sha256(), 0
+    jumps, thumbs, previous = [], [], None
     shown = set(np.linspace(0, count - 1, SHEET_FRAMES).round().astype(int).tolist())
     for n, frame in enumerate(frames):
         if settings["size"]:
@@ -92,8 +92,7 @@ def _write_clip(frames: Iterable[np.ndarray], count: int, fps: float, folder: Pa
         _write_image(folder / f"{n:05d}.{settings['format']}", frame)
         content.update(np.ascontiguousarray(frame))
         grey = small_grey(frame)
-        if n % step == 0:
-            greys.append(grey)
+        meter.add(grey)
         if previous is not None:
             jumps.append(float(cv2.absdiff(grey, previous).mean()))
         if n in shown:
@@ -101,7 +100,7 @@ def _write_clip(frames: Iterable[np.ndarray], count: int, fps: float, folder: Pa
         brightest, previous = max(brightest, int(grey.max())), grey
     _write_image(folder.with_suffix(".jpg"), np.concatenate(thumbs, axis=1))
 
-    motion, cut = flow_speed(greys, step / fps), None if settings["scenes"] else find_cut(jumps)
+    motion, cut = meter.score(), None if settings["scenes"] else find_cut(jumps)
     height, width = frame.shape[:2]
     row = {"width": width, "height": height, "motion_score": round(motion, 6), "content": content.hexdigest()}
     if cut is not None:

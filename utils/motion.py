@@ -13,7 +13,8 @@ import numpy as np
 from utils.video_io import resize_frames
 
 SHORT_SIDE = 64  # px; SVD took 16, where flow is noisy: a shift of 2 px read 1.73 there, 2.04 here
-PAIR_SECONDS = 0.5
+FAR_SECONDS, NEAR_SECONDS = 1 / 2, 1 / 8  # between the two frames of a pair
+FAST = 0.25  # short sides per second, above which far pairs lose track: at 0.4 they read 0.1 to 0.3
 STATIC_SCORE = 0.002  # below it nothing moves
 BUCKET_MODES = ("quantile", "zscore", "const")
 
@@ -23,13 +24,46 @@ def motion_score(frames: np.ndarray, fps: float) -> float:
 
     frames: uint8 RGB (T, H, W, 3); fps: their rate in frames/s. 0 for fewer than two frames.
     """
-    step = pair_step(len(frames), fps)
-    return flow_speed([small_grey(frame) for frame in frames[::step]], step / fps)
+    meter = MotionMeter(len(frames), fps)
+    for frame in frames:
+        meter.add(small_grey(frame))
+    return meter.score()
 
 
-def pair_step(num_frames: int, fps: float) -> int:
-    """Frames between the two of a pair: as near to half a second as the clip allows, at least 1."""
-    return max(1, min(round(PAIR_SECONDS * fps), num_frames - 1))
+class MotionMeter:
+    """`motion_score` of a clip that need not be in memory: `add` its num_frames frames in order, then ask for `score`.
+
+    Frames are compared over half a second, as SVD does, or what the clip allows of it; where something moves fast, over
+    an eighth of a second from the same frame.
+    """
+
+    def __init__(self, num_frames: int, fps: float):
+        self.fps, self.count, self.speeds = fps, 0, []
+        self.far = max(1, min(round(FAR_SECONDS * fps), num_frames - 1))  # frames
+        self.near = max(1, round(NEAR_SECONDS * fps))
+
+    def add(self, grey: np.ndarray) -> None:
+        """The next frame, from `small_grey`."""
+        behind = self.count % self.far
+        if self.count and not behind:
+            far = _speed(self.start, grey, self.far / self.fps)
+            self.speeds.append(float(np.where(self.fast > FAST, self.fast, far).mean()))
+        if not behind:
+            self.start, self.fast = grey, np.zeros_like(grey)
+        elif behind == self.near:
+            self.fast = _speed(self.start, grey, self.near / self.fps)
+        self.count += 1
+
+    def score(self) -> float:
+        return float(np.mean(self.speeds)) if self.speeds else 0.0
+
+
+def _speed(before: np.ndarray, after: np.ndarray, seconds: float) -> np.ndarray:
+    """Length of the optical flow at each pixel (h, w), in short sides per second."""
+    if np.array_equal(before, after):  # there Farneback still sees 0.005 px
+        return np.zeros(before.shape)
+    flow = cv2.calcOpticalFlowFarneback(before, after, None, 0.5, 3, 15, 3, 5, 1.2, 0)  # (h, w, 2) in px
+    return np.linalg.norm(flow, axis=-1) / SHORT_SIDE / seconds
 
 
 def small_grey(frame: np.ndarray) -> np.ndarray:
@@ -37,20 +71,6 @@ def small_grey(frame: np.ndarray) -> np.ndarray:
     scale = SHORT_SIDE / min(frame.shape[:2])
     height, width = (min(round(side * scale), 8 * SHORT_SIDE) for side in frame.shape[:2])
     return cv2.cvtColor(resize_frames(frame[None], height, width, "stretch")[0], cv2.COLOR_RGB2GRAY)
-
-
-def flow_speed(greys: Sequence[np.ndarray], seconds: float) -> float:
-    """Mean length of the optical flow between neighbours in short sides per second.
-
-    greys: frames from `small_grey`, `seconds` apart.
-    """
-    lengths = []
-    for before, after in zip(greys, greys[1:], strict=False):
-        flow = np.zeros((*before.shape, 2), np.float32)  # px
-        if not np.array_equal(before, after):  # there Farneback still sees 0.005 px
-            flow = cv2.calcOpticalFlowFarneback(before, after, None, 0.5, 3, 15, 3, 5, 1.2, 0)
-        lengths.append(float(np.linalg.norm(flow, axis=-1).mean()))
-    return float(np.mean(lengths)) / SHORT_SIDE / seconds if lengths else 0.0
 
 
 def to_buckets(scores: Sequence[float], mode: str = "quantile", reference: Sequence[float] | None = None) -> list[int]:
