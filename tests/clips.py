@@ -83,3 +83,21 @@ def has_encoder(codec: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def panning_clip(
+    speed: float, num_frames: int = 20, fps: float = 10, height: int = 96, width: int = 128, seed: int = 0
+) -> np.ndarray:
+    """uint8 RGB (T, H, W, 3): a smooth texture that moves to the left by `speed` short sides per second.
+
+    The same texture at any size and rate: it is a sum of waves in units of the short side.
+    """
+    rng = np.random.default_rng(seed)
+    waves = rng.normal(size=(24, 2)) * 12  # radians per short side
+    phases, colours = rng.uniform(0, 2 * np.pi, 24), rng.normal(size=(24, 3))
+    y, x = np.mgrid[:height, :width] / min(height, width)
+    frames = []
+    for n in range(num_frames):
+        angles = y[..., None] * waves[:, 0] + (x + speed * n / fps)[..., None] * waves[:, 1] + phases
+        frames.append(128 + 16 * np.sin(angles) @ colours)
+    return np.clip(frames, 0, 255).astype(np.uint8)

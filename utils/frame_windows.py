@@ -1,4 +1,4 @@
-"""Which frames of a clip make a training sample: windows chosen by time, never across a gap left by damaged packets."""
+"""Which frames of a video are used: windows and whole clips chosen by time, never across a gap of damaged packets."""
 
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -49,8 +49,32 @@ def window(
         start = first
         if short_clips == "loop":
             offsets = offsets % (times[end - 1] - times[first] + interval)
+    return _nearest(times, first, end, times[start] + offsets)
+
+
+def _nearest(times: np.ndarray, first: int, end: int, wanted: np.ndarray) -> np.ndarray:
+    """The frames of the segment [first, end) that are nearest to the wanted times."""
     middles = (times[first : end - 1] + times[first + 1 : end]) / 2  # frame first + n is nearest up to middles[n]
-    return first + np.searchsorted(middles, times[start] + offsets - 1e-9)
+    return first + np.searchsorted(middles, wanted - 1e-9)
+
+
+def sample_segment(
+    info: "VideoInfo", first: int, end: int, target_fps: float | None, frame_stride: int
+) -> tuple[np.ndarray, float]:
+    """(frame indices, their rate in frames/s) of all of the gapless segment [first, end).
+
+    Every frame_stride-th frame; or with target_fps the frames nearest to its times, at most as often as the video
+    usually has them, so that none repeats unless the picture stood still.
+    """
+    if target_fps is None:
+        indices = np.arange(first, end, frame_stride)
+        if info.times is None or len(indices) < 2:
+            return indices, info.fps / frame_stride
+        return indices, (len(indices) - 1) / (info.times[indices[-1]] - info.times[first])
+    times, interval, step, _ = timeline(info, target_fps)
+    step = max(step, interval)
+    count = int((times[end - 1] - times[first] + interval / 2) / step + 1e-6) + 1
+    return _nearest(times, first, end, times[first] + step * np.arange(count)), 1 / step
 
 
 def too_short(num_frames: int, target_fps: float | None) -> str:

@@ -1,8 +1,8 @@
 """Video files in, video files out; frames are uint8 RGB (T, H, W, 3) everywhere.
 
 Reading: `find_videos` lists a folder, `probe_video` decodes a file once and says what it really holds, `read_frames`
-returns frames by index. OpenCV reads; PyAV takes over where OpenCV delivers less than the container holds (its wheel
-opens AV1 and then yields nothing). Headers are not believed: a frame exists when it decodes.
+and `iter_frames` return frames by index. OpenCV reads; PyAV takes over where OpenCV delivers less than the container
+holds (its wheel opens AV1 and then yields nothing). Headers are not believed: a frame exists when it decodes.
 
 Writing: a file is written under a temporary name, closed, read back, and only then moved to its place, so that a full
 disk or a kill never leaves half a video.
@@ -312,26 +312,34 @@ def read_frames(info: VideoInfo, indices: Sequence[int]) -> np.ndarray:
 
     Frame n is the n-th frame of sequential decoding. Raises VideoError if a frame cannot be had.
     """
+    frames = np.empty((len(indices), info.height, info.width, 3), np.uint8)
+    for target, frame in zip(frames, iter_frames(info, indices), strict=True):
+        target[:] = frame
+    return frames
+
+
+def iter_frames(info: VideoInfo, indices: Sequence[int]) -> Iterator[np.ndarray]:
+    """The frames of `read_frames` one by one, for videos that do not fit into memory: uint8 RGB (height, width, 3)."""
     indices = [int(n) for n in indices]
     if any(n > later for n, later in pairwise(indices)):
         raise ValueError("indices must ascend")
-    frames = np.empty((len(indices), info.height, info.width, 3), np.uint8)
     if not indices:
-        return frames
+        return
     if indices[0] < 0 or indices[-1] >= info.frames:
         raise VideoError(f"frames {indices[0]} to {indices[-1]} wanted of {info.frames}")
-    filled = 0
+    given = 0
     reader, start = _open_at(info, indices[0])
     with closing(reader):
         for n, (_, _, picture) in enumerate(reader, start):
-            if n == indices[filled]:
-                if (pixels := picture()).shape != frames.shape[1:]:
+            if n == indices[given]:
+                if (pixels := picture()).shape != (info.height, info.width, 3):
                     break
-                frames[filled : filled + indices.count(n)] = pixels
-                filled += indices.count(n)
-                if filled == len(indices):
-                    return frames
-    raise VideoError(f"frame {indices[filled]} is not what was probed: the file has changed")
+                while indices[given] == n:
+                    yield pixels
+                    given += 1
+                    if given == len(indices):
+                        return
+    raise VideoError(f"frame {indices[given]} is not what was probed: the file has changed")
 
 
 def _open_at(info: VideoInfo, n: int) -> tuple[_OpenCVReader | _PyAVReader, int]:
@@ -424,13 +432,19 @@ def write_frames(folder: str | Path, frames: np.ndarray) -> None:
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:
-    """uint8 RGB (H, W, 3) -> PNG. Raises OSError or VideoError if the file cannot be written in full."""
+    """uint8 RGB (H, W, 3) -> PNG, or JPEG (quality 95, full colour resolution) if the path ends in .jpg.
+
+    Raises OSError or VideoError if the file cannot be written in full.
+    """
     image = _checked(np.asarray(image)[None])[0]
+    jpeg = Path(path).suffix.lower() == ".jpg"
+    options = {"format": "JPEG", "quality": 95, "subsampling": 0} if jpeg else {"format": "PNG"}
     with _atomic(path) as temporary:
-        Image.fromarray(image).save(temporary, format="PNG")
+        Image.fromarray(image).save(temporary, **options)
         with Image.open(temporary) as written:
-            if not np.array_equal(np.asarray(written), image):
-                raise VideoError("the image read back is not the image written")
+            pixels = np.asarray(written)
+        if pixels.shape != image.shape or not (jpeg or np.array_equal(pixels, image)):
+            raise VideoError("the image read back is not the image written")
 
 
 def _checked(frames: np.ndarray, fps: float = 1.0) -> np.ndarray:
