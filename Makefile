@@ -7,9 +7,10 @@ PIP_FLAGS ?=
 DEMO_DATA := demo_video_data
 DEMO_RUN := checkpoints/demo
 DEMO_VIDEOS := generated_videos/demo
+SVD_DEMO := svd_demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo svd-demo test lint format clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +34,16 @@ demo: $(VENV)/installed ## data, training and videos from nothing, in minutes on
 	$(PY) generate_text2video.py --checkpoint $(DEMO_RUN)/best_model.pth --output_dir $(DEMO_VIDEOS) --visualize \
 	    --prompts_file $(DEMO_DATA)/seen_prompts.txt $(DEMO_DATA)/heldout_prompts.txt --batch_size 16 --fps 4
 
+svd-demo: $(VENV)/installed ## SVD end to end in minutes with a tiny random model: shows that everything runs, not what SVD can do
+	$(PY) -m tests.tiny_svd $(SVD_DEMO)/tiny_svd
+	$(PY) video_dataset.py --output_dir $(SVD_DEMO)/clips --num_clips 16
+	$(PY) prepare_dataset.py --video_dir $(SVD_DEMO)/clips/videos --output_dir $(SVD_DEMO)/dataset_root
+	$(PY) train_svd.py --pretrained_model_name $(SVD_DEMO)/tiny_svd --dataset_dir $(SVD_DEMO)/dataset_root \
+	    --output_dir $(SVD_DEMO)/outputs --num_frames 8 --width 64 --height 64 --learning_rate 1e-3 --max_train_steps 100 \
+	    --num_inference_steps 10 --num_workers 0 --resume auto --no_wandb
+	$(PY) infer_svd.py --model_dir $(SVD_DEMO)/outputs --output_dir $(SVD_DEMO)/videos --num_inference_steps 10 --visualize \
+	    --input_image $(SVD_DEMO)/dataset_root/video_000[1-6]/00000.png
+
 test: $(VENV)/installed-dev ## the test suite, on the CPU
 	$(PY) -m pytest -n auto --maxprocesses 8
 
@@ -45,4 +56,4 @@ format: $(VENV)/installed-dev ## ruff: apply the format
 	$(PY) -m ruff format .
 
 clean: ## remove what the demo made (not .venv)
-	rm -rf $(DEMO_DATA) $(DEMO_RUN) $(DEMO_VIDEOS)
+	rm -rf $(DEMO_DATA) $(DEMO_RUN) $(DEMO_VIDEOS) $(SVD_DEMO)

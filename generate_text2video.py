@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.cli import Parser, UserError, choice, integer, number, output_problems, printable, run
+from utils.cli import Parser, UserError, choice, integer, number, output_problems, printable, run, versions
 
 # torch and what is built on it are imported where they are used: --help and a misspelt flag answer at once.
 
@@ -325,12 +325,6 @@ def file_stem(job: Job, settings: dict) -> str:
     slug = re.sub(r"[^\w]+", "-", text).strip("-_").encode()[:60].decode(errors="ignore") or "prompt"
     identity = json.dumps([job.prompt, job.seed, settings], sort_keys=True)
     return f"{job.index:04d}_{job.seed}_{slug}_{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
-
-
-def versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("torch", "diffusers", "transformers")} | {"python": sys.version.split()[0]}
 
 
 def interactive(args: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.cli import Bad, Parser, UserError, choice, integer, number, output_problems, printable, run
+from utils.cli import Bad, Parser, UserError, choice, integer, number, output_problems, printable, run, versions
 
 # torch and what is built on it are imported in main(): --help and a misspelt flag answer at once.
 
@@ -75,8 +75,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--decode_chunk_size", type=integer(1, 1024), default=8, help="frames decoded at once")
 
     group = parser.add_argument_group("output")
-    group.add_argument("--output_video", type=Path, default=None, help="MP4 of a single image")
-    group.add_argument("--output_dir", type=Path, default=Path("svd_videos"), help="of several: <image>_<seed>.mp4")
+    group.add_argument("--output_video", type=Path, default=None, help="MP4 of a single image; or else:")
+    group.add_argument(
+        "--output_dir", type=Path, default=Path("svd_videos"), help="<image>_<seed>.mp4 each, and index.html"
+    )
     group.add_argument("--save_gif", action="store_true", help="an animated GIF each")
     group.add_argument("--save_frames", action="store_true", help="a folder of PNG frames each")
     group.add_argument("--visualize", action="store_true", help="a contact sheet each")
@@ -122,10 +124,12 @@ def main(args: argparse.Namespace) -> None:
         pipeline, about = load_model(args, processes.device)
         settings = sampling_settings(args, pipeline, about)
         for image, video in tqdm(mine, desc="videos", unit="video", disable=len(mine) == 1 or None):
-            animate(args, pipeline, settings, image, video)
+            animate(args, pipeline, settings, image, video, about.get("motion_scores", []))
     processes.wait_for_everyone()
-    for video in jobs.values() if processes.is_main_process else ():
-        print(video)
+    if processes.is_main_process:
+        print("\n".join(str(video) for video in jobs.values()))
+        if args.output_video is None:
+            print(f"{len(jobs)} videos, shown by {write_page(args.output_dir, jobs)}")
     if processes.num_processes > 1:
         processes.destroy_process_group()
 
@@ -142,12 +146,14 @@ def find_jobs(args: argparse.Namespace) -> dict[Path, Path]:
             if not inside:
                 raise UserError(f"--input_image: {printable(path)} holds no image ({', '.join(IMAGE_SUFFIXES)})")
         images += inside
-    if args.output_video is not None or (len(images) == 1 and not args.input_image[0].is_dir()):
-        return {images[0]: args.output_video or Path("sample_output.mp4")}
-    jobs = {image: args.output_dir / f"{image.stem}_{args.seed}.mp4" for image in images}
-    if len(set(jobs.values())) < len(jobs):
-        raise UserError("--input_image: two images have the same name but for the ending; rename one")
-    return jobs
+    if args.output_video is not None:
+        return {images[0]: args.output_video}
+    names = [image.stem for image in images]
+    if len(set(names)) < len(names):  # frames of different clips, say
+        names = [f"{image.resolve().parent.name}_{image.stem}" for image in images]
+    if len(set(names)) < len(names):
+        raise UserError("--input_image: two images have the same folder and name but for the ending; rename one")
+    return {image: args.output_dir / f"{name}_{args.seed}.mp4" for image, name in zip(images, names, strict=True)}
 
 
 def is_done(video: Path) -> bool:
@@ -212,13 +218,12 @@ def sampling_settings(args: argparse.Namespace, pipeline, about: dict) -> dict:
     }
 
 
-def animate(args: argparse.Namespace, pipeline, settings: dict, image: Path, video: Path) -> None:
+def animate(
+    args: argparse.Namespace, pipeline, settings: dict, image: Path, video: Path, training_motion: list[float]
+) -> None:
     """The video of one image, and what belongs to it; each file appears whole under its name or not at all."""
-    import numpy as np
-
     from utils.images import read_image
     from utils.motion import motion_score
-    from utils.svd_files import versions
     from utils.training import explain_out_of_memory
     from utils.video_io import (
         VideoError,
@@ -246,6 +251,7 @@ def animate(args: argparse.Namespace, pipeline, settings: dict, image: Path, vid
         "export_fps": fps,
         "frames": len(frames),
         "motion_score": round(motion_score(frames, args.fps), 5),
+        "training_motion": training_motion,
         "colour_drift": [round(value, 3) for value in drift],
         "versions": versions(),
     }
@@ -257,8 +263,8 @@ def animate(args: argparse.Namespace, pipeline, settings: dict, image: Path, vid
         if args.save_frames:
             write_frames(video.with_name(f"{video.stem}_frames"), frames)
         if args.visualize:
-            sheet = contact_sheet([np.repeat(picture[None], 1, 0), frames], [f"{image.name}", "video"])
-            write_image(video.with_suffix(".png"), sheet)
+            write_image(video.with_suffix(".png"), contact_sheet([picture[None], frames], [image.name, "video"]))
+        write_image(video.with_suffix(".input.png"), picture)
         video.with_suffix(".json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except (OSError, VideoError) as error:
         raise UserError(f"--output_video: {video} cannot be written ({error})") from None
@@ -266,8 +272,31 @@ def animate(args: argparse.Namespace, pipeline, settings: dict, image: Path, vid
         print(f"warning: nothing moves in {video}; a larger --motion_bucket_id, or --noise_aug_strength, gives more")
 
 
+def write_page(output_dir: Path, jobs: dict[Path, Path]) -> Path:
+    """index.html: each input beside its video, how much moves in it and how much moved in the training clips."""
+    import numpy as np
+
+    from utils.gallery import write_gallery
+
+    rows = []
+    for image, video in jobs.items():
+        about = json.loads(video.with_suffix(".json").read_text(encoding="utf-8"))
+        note = f"motion bucket {about['motion_bucket_id']}: {about['motion_score']:.3f} short sides/s"
+        rows.append({"video": video, "image": video.with_suffix(".input.png"), "prompt": str(image), "note": note})
+    scores = about["training_motion"]
+    data = (
+        f"; the training clips: {np.median(scores):.3f} (median), {min(scores):.3f} to {max(scores):.3f}"
+        if scores
+        else ""
+    )
+    settings = f"{about['model']}: {about['num_frames']} frames of {about['width']}x{about['height']}"
+    page = output_dir / "index.html"
+    write_gallery(page, "Image to video", f"{settings}. Motion in short sides per second{data}.", {"Videos": rows})
+    return page
+
+
 def chain(args: argparse.Namespace, pipeline, settings: dict, picture) -> tuple:
-    """(frames uint8 (T, H, W, 3), drift of each segment): the picture animated --segments times, each from the last frame.
+    """(frames uint8 (T, H, W, 3), drift of each segment) of the picture, animated --segments times from the last frame.
 
     What the autoencoder loses adds up from segment to segment: colours are matched to the picture's, and the frame at a
     seam, which both segments hold, is shown once. Drift is the mean colour distance to the picture, before the match.

@@ -130,7 +130,6 @@ def main(args: argparse.Namespace) -> None:
 
     import torch
     from accelerate import Accelerator
-    from diffusers.training_utils import EMAModel
     from torch.utils.data import default_collate
     from tqdm.auto import tqdm
 
@@ -160,6 +159,7 @@ def main(args: argparse.Namespace) -> None:
         evaluation_mode,
         explain_out_of_memory,
         learning_rate_schedule,
+        moving_average,
         plot_metrics,
         seed_step,
         start_trackers,
@@ -244,7 +244,7 @@ def main(args: argparse.Namespace) -> None:
         unet.compile()
     trained, optimizer = accelerator.prepare(unet, optimizer)
     parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
-    ema = EMAModel(parameters, decay=args.ema_decay, foreach=True) if args.ema_decay > 0 else None
+    ema = moving_average(parameters, args.ema_decay)
     if resumed:
         restore_optimizer(optimizer.optimizer, resumed.tensors["optimizer"], state["optimizer_groups"])
         schedule.load_state_dict({**state["schedule"], "lr_lambdas": [None]})
@@ -539,7 +539,7 @@ def memory_report(args: argparse.Namespace) -> str:
     """What training needs on a GPU, by item, and what fits: counted on the meta device from the U-Net's config."""
     import json
 
-    from models.svd_memory import IMG2VID_XT, memory_ledger, meta_unet, scope_counts
+    from models.svd_ledger import IMG2VID_XT, memory_ledger, meta_unet, scope_counts
 
     file = Path(args.pretrained_model_name, "unet", "config.json")
     config = IMG2VID_XT

@@ -13,8 +13,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.cli import Diverged, Parser, UserError, choice, integer, number, output_problems, run
+from utils.cli import Diverged, Parser, UserError, integer, run
 from utils.model_args import add_model_args, check_model_args, load_initial_weights, make_text_encoder, make_unet
+from utils.training_args import (
+    FREE_ON_RESUME,
+    TRACKERS,
+    add_log_args,
+    add_optimizer_args,
+    add_run_args,
+    check_run_args,
+)
 from video_dataset import add_data_args, data_args
 
 # torch and what is built on it are imported in main(): --help and a misspelt flag answer at once.
@@ -63,20 +71,8 @@ PRESETS = {
     },
 }
 
-# Settings that may differ when a run is resumed: they change how it runs or what it logs, not what it computes.
-FREE_ON_RESUME = {
-    *("output_dir", "resume", "preset", "num_epochs", "max_train_steps", "num_workers", "cache_mb", "debug", "compile"),
-    *(
-        "log_every",
-        "validate_every",
-        "sample_every",
-        "checkpoint_every",
-        "checkpoints_total_limit",
-        "validation_prompts",
-    ),
-    *("report_to", "wandb_project", "gradient_checkpointing", "allow_dataset_change", "data_dir"),
-}
-
+# See FREE_ON_RESUME.
+FREE = FREE_ON_RESUME | {"preset", "num_epochs", "cache_mb", "validation_prompts", "data_dir"}
 
 REMEDIES = (
     "a smaller --batch_size (with --gradient_accumulation_steps for the same effect), --gradient_checkpointing, "
@@ -90,7 +86,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_data_args(parser)
     add_model_args(parser)
     add_training_args(parser)
-    add_log_args(parser)
     parser.checks.append(check_args)
     # The preset first, then the command line over it; --num_epochs there also unseats the preset's number of steps.
     argv = sys.argv[1:] if argv is None else argv
@@ -112,93 +107,27 @@ def add_training_args(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max_train_steps", type=integer(1), default=None, help="optimizer steps; overrides --num_epochs"
     )
-    group.add_argument(
-        "--gradient_accumulation_steps", type=integer(1), default=1, help="micro-batches per optimizer step"
-    )
-    group.add_argument("--learning_rate", type=number(0, above=True), default=1e-4, help="peak learning rate of AdamW")
-    group.add_argument(
-        "--lr_scheduler",
-        type=choice("cosine", "linear", "constant", "constant_with_warmup", "warmup_stable_decay"),
-        default="cosine",
-        help="after the warm-up; the last is constant, then linear to zero over the second half",
-    )
-    group.add_argument(
-        "--lr_warmup_steps", type=integer(0), default=500, help="linear warm-up, at most a tenth of the run"
-    )
-    group.add_argument("--adam_beta1", type=number(0, 1), default=0.9, help="AdamW")
-    group.add_argument("--adam_beta2", type=number(0, 1), default=0.99, help="AdamW")
-    group.add_argument("--adam_weight_decay", type=number(0), default=0.01, help="AdamW")
-    group.add_argument(
-        "--max_grad_norm", type=number(0, above=True), default=1.0, help="gradients are clipped to this norm"
-    )
-    group.add_argument(
-        "--ema_decay",
-        type=number(0, 1),
-        default=0.999,
-        help="moving average of the weights, used for samples and best_model.pth; 0 turns it off",
-    )
-    group.add_argument(
-        "--mixed_precision",
-        type=choice("auto", "no", "fp16", "bf16"),
-        default="auto",
-        help="auto: bf16 where the hardware computes it",
-    )
+    add_optimizer_args(group, learning_rate=1e-4, lr_scheduler="cosine", lr_warmup_steps=500, adam_beta2=0.99)
     group.add_argument(
         "--gradient_checkpointing", action="store_true", help="recompute activations: less memory, a third more time"
     )
-    group.add_argument("--compile", action="store_true", help="torch.compile the U-Net")
-    group.add_argument(
-        "--num_workers", "--dataloader_num_workers", type=integer(0, 256), default=2, help="processes that read clips"
-    )
-    group.add_argument("--seed", type=integer(0, 2**32 - 1), default=0, help="of everything random")
-    group.add_argument(
-        "--output_dir", type=Path, default=None, help="run folder; default ./checkpoints/text2video_<time>"
-    )
-    group.add_argument(
-        "--resume",
-        "--resume_from_checkpoint",
-        default=None,
-        help="latest: continue the run in --output_dir, or the newest; auto: the same, or start a new one; or a path",
-    )
-    group.add_argument("--allow_dataset_change", action="store_true", help="resume although the clips have changed")
-    group.add_argument("--debug", action="store_true", help="show tracebacks")
+    add_run_args(group, "./checkpoints/text2video_<time>")
 
-
-def add_log_args(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("logs")
-    group.add_argument("--log_every", type=integer(1), default=10, help="steps between rows of metrics.jsonl")
-    group.add_argument("--validate_every", type=integer(1), default=500, help="steps between validation losses")
-    group.add_argument("--sample_every", type=integer(1), default=500, help="steps between sample videos")
-    group.add_argument(
-        "--checkpoint_every", "--checkpointing_steps", type=integer(1), default=500, help="steps between checkpoints"
-    )
-    group.add_argument("--checkpoints_total_limit", type=integer(2), default=2, help="checkpoints kept")
+    add_log_args(group, "text2video")
     group.add_argument(
         "--validation_prompts",
         nargs="+",
         default=None,
         help="prompts of the sample videos; default: validation captions",
     )
-    group.add_argument(
-        "--report_to", type=choice("wandb", "tensorboard", "all", "none"), default="wandb", help="besides metrics.jsonl"
-    )
-    group.add_argument(
-        "--no_wandb", dest="report_to", action="store_const", const="none", help="the same as --report_to none"
-    )
-    group.add_argument("--wandb_project", default="text2video", help="project name in wandb")
 
 
 def check_args(args: argparse.Namespace) -> Iterator[str]:
     yield from check_model_args(args)
     if not args.data_dir.is_dir():
         yield f"--data_dir: there is no folder {args.data_dir}; `python video_dataset.py` writes ./demo_video_data"
-    if args.resume not in (None, "latest", "auto"):
-        if not Path(args.resume).exists():
-            yield f"--resume: there is no {args.resume}; give a run folder, a checkpoint in it, latest or auto"
-        if args.output_dir is not None and args.output_dir.resolve() not in Path(args.resume, "x").resolve().parents:
-            yield "--resume: lies outside --output_dir; leave --output_dir out, or start anew with --init_from"
-    if args.output_dir is not None:
-        yield from output_problems(args.output_dir, args.data_dir)
+    yield from check_run_args(args, args.data_dir)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -224,6 +153,7 @@ def main(args: argparse.Namespace) -> None:
         StopSignals,
         any_process,
         choose_precision,
+        collate_clips,
         ema_weights,
         endless_batches,
         evaluation_mode,
@@ -238,15 +168,14 @@ def main(args: argparse.Namespace) -> None:
 
     run_dir, resumed = find_run(args.resume, args.output_dir, Path("checkpoints"), "text2video")
     if resumed:
-        check_settings(run_dir, vars(args), FREE_ON_RESUME)
-    trackers = {"wandb": ["wandb"], "tensorboard": ["tensorboard"], "all": ["wandb", "tensorboard"], "none": []}
+        check_settings(run_dir, vars(args), FREE)
     # Without cpu=True the processes of torchrun on a CPU do not find each other, and each trains alone.
     on_cpu = not torch.accelerator.is_available()
     accelerator = Accelerator(
         cpu=on_cpu,
         mixed_precision=choose_precision(args.mixed_precision, on_cpu),
         gradient_accumulation_steps=args.gradient_accumulation_steps,
-        log_with=trackers[args.report_to] or None,
+        log_with=TRACKERS[args.report_to] or None,
         project_dir=run_dir,
     )
     rank, world_size, main_process = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
@@ -317,7 +246,7 @@ def main(args: argparse.Namespace) -> None:
     # Logs. The step is the only clock: noise, timesteps and text dropout of a step follow from (seed, step).
     step = state["step"]
     wandb_run_id = start_trackers(
-        accelerator, trackers[args.report_to], args.wandb_project, run_dir, vars(args), state["wandb_run_id"]
+        accelerator, TRACKERS[args.report_to], args.wandb_project, run_dir, vars(args), state["wandb_run_id"]
     )
     metrics = Metrics(run_dir / "metrics.jsonl", step, accelerator.log, main_process)
     best_val_loss = state["best_val_loss"]
@@ -349,7 +278,9 @@ def main(args: argparse.Namespace) -> None:
             save_checkpoint(run_dir, step, tensors, now, args.checkpoints_total_limit)
 
     sampler = EndlessSampler(len(train_set), args.seed, step * samples_per_step, rank, world_size)
-    batches = endless_batches(train_set, args.batch_size, args.num_workers, sampler, accelerator.device.type == "cuda")
+    batches = endless_batches(
+        train_set, args.batch_size, args.num_workers, sampler, accelerator.device.type == "cuda", collate_clips
+    )
     bar = tqdm(
         total=max_train_steps, initial=step, desc="training", unit="step", disable=not accelerator.is_main_process
     )

@@ -9,13 +9,18 @@ from pathlib import Path
 import pytest
 
 import generate_text2video
+import infer_svd
+import prepare_dataset
+import train_svd
 import train_text2video
 import video_dataset
+from tests.tiny_svd import tiny_svd_pipeline
 from utils.video_io import probe_video
 
 ROOT = Path(__file__).parent.parent
 READMES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")}
-SCRIPTS = {f"{module.__name__}.py": module for module in (video_dataset, train_text2video, generate_text2video)}
+MODULES = (video_dataset, train_text2video, generate_text2video, prepare_dataset, train_svd, infer_svd)
+SCRIPTS = {f"{module.__name__}.py": module for module in MODULES}
 OTHER_TOOLS = {"pip", "make", "hf", "source", "export", "tensorboard"}
 OTHER_FLAGS = {"--index-url", "--upgrade", "--config_file", "--num_processes", "--nproc_per_node", "--local-dir"}
 OTHER_FLAGS |= {"--logdir"}
@@ -67,10 +72,10 @@ def test_every_command_is_accepted_by_its_script(line, tmp_path, monkeypatch):
     assert script in SCRIPTS, f"{script} does not exist"
     monkeypatch.chdir(tmp_path)
     for flag, value in zip(argv, argv[1:], strict=False):
-        if flag in ("--checkpoint", "--init_from", "--prompts_file"):
+        if flag in ("--checkpoint", "--init_from", "--prompts_file", "--input_image"):
             Path(value).parent.mkdir(parents=True, exist_ok=True)
             Path(value).touch()
-        elif flag in ("--data_dir", "--check") or (flag == "--resume" and "/" in value):
+        elif flag in ("--data_dir", "--check", "--video_dir", "--dataset_dir") or (flag == "--resume" and "/" in value):
             Path(value).mkdir(parents=True)
     (tmp_path / "demo_video_data").mkdir(exist_ok=True)
     SCRIPTS[script].parse_args(argv)
@@ -123,6 +128,23 @@ def test_the_main_path_runs_from_nothing_to_videos(tmp_path, monkeypatch, capsys
     run("generate_text2video.py", ["--num_inference_steps", "2"])
     assert len(list(Path("generated_videos").glob("*.mp4"))) == 1
     assert "text2video_xxx" in capsys.readouterr().out
+
+
+def test_the_guides_three_commands_fine_tune_svd_and_animate_a_picture(tmp_path, monkeypatch):
+    """As printed, but for a local folder as the model, fewer steps, and shorter and smaller clips."""
+    monkeypatch.chdir(tmp_path)
+    video_dataset.write_demo_dataset(Path("demo"), num_clips=4, num_frames=30, frame_size=64)
+    Path("demo/videos").rename("videos")
+    run("prepare_dataset.py", [*readme_command("prepare_dataset.py"), "--num_workers", "0"])
+    Path("dataset_root/video_0001/00000.png").rename("image.png")
+    tiny_svd_pipeline().save_pretrained("tiny_svd")
+    argv = readme_command("train_svd.py", "--dataset_dir")
+    argv[argv.index("--pretrained_model_name") + 1] = "tiny_svd"
+    smaller = ["--max_train_steps", "2", "--num_frames", "3", "--width", "64", "--height", "64", "--num_workers", "0"]
+    run("train_svd.py", [*argv, *smaller, "--num_inference_steps", "2", "--no_wandb"])
+    run("infer_svd.py", [*readme_command("infer_svd.py"), "--num_inference_steps", "2"])
+    info = probe_video(Path("sample_output.mp4"))
+    assert (info.frames, info.width, info.height, info.fps) == (3, 64, 64, 7)
 
 
 def test_weights_move_on_from_a_small_run_to_a_larger_one(tmp_path, monkeypatch):

@@ -174,7 +174,11 @@ def check_settings(run_dir: Path, settings: dict, free: set[str]) -> None:
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], list[dict]]:
     """An optimizer's state as ({"<parameter>.<name>": tensor}, its parameter groups as plain data)."""
     state = optimizer.state_dict()
-    tensors = {f"{i}.{name}": whole(value) for i, moments in state["state"].items() for name, value in moments.items()}
+    tensors = {
+        f"{i}.{name}": whole(value) if isinstance(value, torch.Tensor) else torch.tensor(value)
+        for i, moments in state["state"].items()
+        for name, value in moments.items()
+    }
     return tensors, state["param_groups"]
 
 
@@ -185,7 +189,11 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch
     for key, value in tensors.items():
         i, name = key.split(".", 1)
         parameter = parameters[int(i)]
-        state.setdefault(int(i), {})[name] = spread(value, parameter) if value.shape == parameter.shape else value
+        if value.dtype == torch.int64:  # the step counter of an 8-bit optimizer, a plain number
+            value = value.item()
+        elif value.shape == parameter.shape:
+            value = spread(value, parameter)
+        state.setdefault(int(i), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 

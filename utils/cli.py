@@ -10,6 +10,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterable
+from importlib.metadata import version
 from pathlib import Path
 
 
@@ -126,6 +127,11 @@ def output_problems(output_dir: Path, data_dir: Path | None = None) -> Iterable[
         yield f"--output_dir: {existing} is a file, choose a folder"
     if data_dir is not None and data_dir.resolve() in (output_dir.resolve(), *output_dir.resolve().parents):
         yield f"--output_dir: {output_dir} lies in the data folder, choose another one"
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the numbers, for the notes beside a result."""
+    return {name: version(name) for name in ("torch", "diffusers", "transformers")} | {"python": sys.version.split()[0]}
 
 
 def run(main: Callable[[], object]) -> None:

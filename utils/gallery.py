@@ -11,7 +11,7 @@ body { margin: 2rem auto; max-width: 76rem; padding: 0 1rem; background: #14151a
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.5rem; } p { color: #a9abb6; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: 1rem; }
 figure { margin: 0; background: #1e2027; border-radius: 8px; overflow: hidden; }
-video { display: block; width: 100%; image-rendering: pixelated; background: #000; }
+video, img { display: block; width: 100%; image-rendering: pixelated; background: #000; }
 figcaption { padding: .5rem .65rem .65rem; font-size: .85rem; overflow-wrap: anywhere; }
 small { display: block; margin-top: .2rem; color: #80838f; }
 """
@@ -20,17 +20,19 @@ small { display: block; margin-top: .2rem; color: #80838f; }
 def write_gallery(path: Path, title: str, about: str, sections: dict[str, list[dict]]) -> None:
     """Write the page to `path`.
 
-    sections: heading -> videos in order, each {"video": path of an mp4, "prompt": str, "note": str}. Links are relative
-    to the page, so the folder can be moved or sent as it is. A browser plays the videos in a loop.
+    sections: heading -> videos in order, each {"video": path of an mp4, "prompt": str, "note": str} and, if the video
+    was made of one, "image": path. Links are relative to the page, so the folder can be moved or sent as it is. A
+    browser plays the videos in a loop.
     """
     body = [f"<h1>{escape(title)}</h1>", f"<p>{escape(about)}</p>"]
     for heading, videos in sections.items():
         body += [f"<h2>{escape(heading)} ({len(videos)})</h2>", '<div class="grid">']
         for video in videos:
-            source = quote(os.path.relpath(video["video"], path.parent).replace(os.sep, "/"))
+            source = _link(video["video"], path)
+            image = f'<img src="{_link(video["image"], path)}" alt="input">' if video.get("image") else ""
             note = f"<small>{escape(video['note'])}</small>" if video.get("note") else ""
             body.append(
-                f'<figure><video src="{source}" autoplay loop muted playsinline preload="auto"></video>'
+                f'<figure>{image}<video src="{source}" autoplay loop muted playsinline preload="auto"></video>'
                 f"<figcaption>{escape(video['prompt'])}{note}</figcaption></figure>"
             )
         body.append("</div>")
@@ -44,3 +46,7 @@ def write_gallery(path: Path, title: str, about: str, sections: dict[str, list[d
     partial = path.with_name(f".{path.name}.tmp")
     partial.write_text("\n".join(page) + "\n", encoding="utf-8")
     os.replace(partial, path)
+
+
+def _link(target: Path, page: Path) -> str:
+    return quote(os.path.relpath(target, page.parent).replace(os.sep, "/"))

@@ -47,14 +47,16 @@ class EndlessSampler(Sampler):
             position += self.world_size
 
 
-def endless_batches(dataset, batch_size: int, num_workers: int, sampler: EndlessSampler, pin_memory: bool) -> Iterator:
-    """Batches (videos, captions) for ever. Workers change the speed, never the samples."""
+def endless_batches(
+    dataset, batch_size: int, num_workers: int, sampler: EndlessSampler, pin_memory: bool, collate_fn: Callable
+) -> Iterator:
+    """Batches for ever, as collate_fn makes them of samples. Workers change the speed, never the samples."""
     loader = DataLoader(
         dataset,
         batch_size,
         sampler=sampler,
         num_workers=num_workers,
-        collate_fn=collate_clips,
+        collate_fn=collate_fn,
         pin_memory=pin_memory,
         timeout=120 if num_workers else 0,
         generator=torch.Generator(),  # its own: the loader must not draw from the training's random state
@@ -63,6 +65,7 @@ def endless_batches(dataset, batch_size: int, num_workers: int, sampler: Endless
 
 
 def collate_clips(samples: list[dict]) -> tuple[torch.Tensor, list[str]]:
+    """(videos (B, 3, T, H, W), captions) of captioned clips."""
     return torch.stack([sample["video"] for sample in samples]), [sample["text"] for sample in samples]
 
 
