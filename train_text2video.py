@@ -46,7 +46,7 @@ PRESETS = {
         "norm_num_groups": 16,
         "prediction_type": "sample",
         "loss_weighting": "snr_plus_one",
-        "max_train_steps": 1600,
+        "max_train_steps": 1800,
         "learning_rate": 1e-3,
         "lr_scheduler": "warmup_stable_decay",
         "lr_warmup_steps": 100,

@@ -246,5 +246,5 @@ def encode_latents(vae: nn.Module, frames: Tensor, chunk: int = 8) -> Tensor:
 
 def full_precision_vae(vae: nn.Module) -> None:
     """Cast the VAE to float32 in place if its config says force_upcast, as SVD's does: it overflows in float16."""
-    if vae.config.force_upcast:
+    if vae.config.force_upcast and vae.dtype != torch.float32:
         vae.to(torch.float32)
