@@ -141,7 +141,7 @@ def activation_bytes(
     elif checkpointing == "full":
         enable_full_checkpointing(unet)
     levels, kept = saved_bytes(unet, size)
-    recomputed = max((blocks[name] for name in blocks if kept[name] < blocks[name]), default=0)
+    recomputed = max((blocks[name] for name in blocks if name and kept[name] < blocks[name]), default=0)
     return {**{f"level {level}": levels[level] for level in sorted(levels)}, "recomputed": recomputed}
 
 

@@ -24,6 +24,7 @@ from models.svd import (
     svd_loss,
     v_target,
 )
+from models.svd_memory import use_one_token_attention
 from tests.tiny_svd import tiny_svd_pipeline
 
 
@@ -178,16 +179,17 @@ def test_unknown_loss_is_named():
 @pytest.mark.parametrize("kind", ["edm", "eps"])
 def test_batch_of_two_is_two_batches_of_one(pipeline, kind):
     latents, arguments, sigmas, noise = random_batch(pipeline)
-    arguments["dropped"][1] = True
+    arguments["dropped"][0] = True
 
-    def losses(clips):
+    def run(clips):
         conditioning = make_conditioning(pipeline.vae, **{name: value[clips] for name, value in arguments.items()})
-        return svd_loss(pipeline.unet, latents[clips], conditioning, sigmas[clips], noise[clips], kind)[0]
+        with torch.no_grad():
+            losses, _ = svd_loss(pipeline.unet, latents[clips], conditioning, sigmas[clips], noise[clips], kind)
+        return losses, *conditioning
 
-    with torch.no_grad():
-        torch.testing.assert_close(
-            losses(slice(2)), torch.cat([losses(slice(1)), losses(slice(1, 2))]), rtol=1e-4, atol=0
-        )
+    both, first, second = run(slice(2)), run(slice(1)), run(slice(1, 2))
+    for together, *apart in zip(both, first, second, strict=True):
+        torch.testing.assert_close(together, torch.cat(apart), rtol=1e-4, atol=1e-5)
 
 
 # Noise levels
@@ -384,22 +386,24 @@ def psnr(clip, target):
 
 @pytest.mark.slow
 def test_overfitted_network_regenerates_its_clip_through_the_pipeline():
-    """Training and sampling speak of the same thing, end to end. The mean frame is the score of a motionless clip."""
+    """Training and sampling speak of the same thing, end to end: a mistake in either that the loss does not show would
+    show here. The mean frame is the score of the best motionless clip."""
     pipeline = tiny_svd_pipeline()
     image, target = picture(height=64, width=64), moving_blob()
-    frame = to_frame(image)[None].expand(4, -1, -1, -1)
+    frame = to_frame(image)[None].expand(3, -1, -1, -1)
+    latents = target.expand(3, -1, -1, -1, -1)
     embeddings = image_embeddings(pipeline.image_encoder, pipeline.feature_extractor, frame)
+    fps, motion_bucket_ids = torch.full((3,), 7), torch.full((3,), 127)
+    use_one_token_attention(pipeline.unet)
     optimizer = torch.optim.AdamW(pipeline.unet.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 300)
-    fps, motion_bucket_ids = torch.full((4,), 7), torch.full((4,), 127)
     for _ in range(300):
         conditioning = make_conditioning(pipeline.vae, frame, embeddings, fps, motion_bucket_ids)
-        latents = target.expand(4, -1, -1, -1, -1)
-        losses, _ = svd_loss(pipeline.unet, latents, conditioning, draw_sigmas(4), torch.randn(latents.shape))
+        losses, _ = svd_loss(pipeline.unet, latents, conditioning, draw_sigmas(3), torch.randn(latents.shape))
         losses.mean().backward()
         torch.nn.utils.clip_grad_norm_(pipeline.unet.parameters(), 1.0)
         optimizer.step(), optimizer.zero_grad(), schedule.step()
 
     generator = torch.Generator().manual_seed(1)
     clip = pipeline(image, height=64, width=64, output_type="latent", generator=generator).frames
-    assert psnr(clip, target) > max(27.5, psnr(target.mean(dim=1, keepdim=True), target) + 1.5)
+    assert psnr(target.mean(dim=1, keepdim=True), target) < 21 and psnr(clip, target) > 27.5
