@@ -176,13 +176,15 @@ def load_model(args: argparse.Namespace, device) -> tuple:
         pipeline = load_pipeline(args.base_model or about["base_model"], about["revision"], "--base_model")
         pipeline.unet = apply_trained(pipeline.unet, tensors, about)
     else:
-        pipeline = load_pipeline(args.model_dir, args.revision, "--model_dir")
+        stored = None if args.lora is not None else dtype  # adapters are merged in float32
+        pipeline = load_pipeline(args.model_dir, args.revision, "--model_dir", stored)
         if (folder / "svd.json").exists():
             about = json.loads((folder / "svd.json").read_text(encoding="utf-8"))
     if args.lora is not None:
         tensors, about = load_trained(args.lora, "--lora")
         pipeline.unet = apply_trained(pipeline.unet, tensors, about)
-    pipeline.to(dtype)
+    if pipeline.unet.dtype != dtype:
+        pipeline.to(dtype)
     if args.offload == "model":
         pipeline.enable_model_cpu_offload(device=device)
     elif args.offload == "sequential":
@@ -331,10 +333,9 @@ def sample(pipeline, image, settings: dict, chunk: int, generator):
     latents = pipeline(image, **settings, generator=generator, output_type="latent").frames
     if not torch.isfinite(latents).all():
         raise UserError("--dtype: the U-Net overflows in this precision; use bf16 or fp32")
-    half = pipeline.unet.dtype
-    pipeline.vae.to(half)  # the pipeline leaves it in float32, where it had to encode the image
-    for dtype in (half, torch.float32):
-        pipeline.vae.to(dtype)
+    for dtype in (pipeline.unet.dtype, torch.float32):
+        if pipeline.vae.dtype != dtype:  # the pipeline leaves it in float32 where it had to encode the image so
+            pipeline.vae.to(dtype)
         with torch.no_grad():
             video = pipeline.decode_latents(latents.to(dtype), latents.shape[1], chunk)[0]
         if torch.isfinite(video).all():

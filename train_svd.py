@@ -562,9 +562,9 @@ def memory_report(args: argparse.Namespace) -> str:
         f"{args.trainable}, --checkpointing {args.checkpointing}, --optimizer {optimizer}; predicted, bf16",
         f"parameters: {trained:,} learn, {frozen:,} are frozen",
     ]
-    lines += [f"  {name:20} {size / 2**30:7.2f} GiB" for name, size in (ledger | fixed_bytes(ledger)).items()]
+    lines += [f"  {name.replace('level', 'activations, level'):20} {size / 2**30:7.2f} GiB" for name, size in complete(ledger).items()]
     lines += ["", "with                                              total  12 GB  16 GB  24 GB  40 GB  80 GB"]
-    for trainable, name, checkpointing in (
+    choices = (
         (args.trainable, optimizer, args.checkpointing),
         ("temporal", "adamw", "full"),
         ("temporal", "adamw8bit", "full"),
@@ -573,18 +573,20 @@ def memory_report(args: argparse.Namespace) -> str:
         ("temporal_attn", "adamw8bit", "full"),
         ("lora", "adamw", "full"),
         ("all", "adamw8bit", "full"),
-    ):
+    )
+    for trainable, name, checkpointing in dict.fromkeys(choices):
         one = memory_ledger(trainable, checkpointing=checkpointing, optimizer=name, **settings)
-        total = (one | fixed_bytes(one))["total"]
+        total = complete(one)["total"]
         fits = "".join(f"{'yes' if total <= card * 10**9 else 'no':>7}" for card in (12, 16, 24, 40, 80))
         lines.append(f"{f'{trainable}, {name}, checkpointing {checkpointing}':45} {total / 2**30:5.1f} GiB{fits}")
     return "\n".join(lines)
 
 
-def fixed_bytes(ledger: dict[str, int]) -> dict[str, int]:
-    """What the ledger of the U-Net leaves out (the VAE in float32, what CUDA takes for itself), and the new total."""
+def complete(ledger: dict[str, int]) -> dict[str, int]:
+    """The ledger with what that of the U-Net leaves out: the VAE in float32 and what CUDA takes for itself."""
     fixed = {"VAE": 97_742_847 * 4, "CUDA, fragmentation": 15 * 10**8}
-    return {**fixed, "total": ledger["total"] + sum(fixed.values())}
+    items = {name: size for name, size in ledger.items() if name != "total"} | fixed
+    return items | {"total": sum(items.values())}
 
 
 if __name__ == "__main__":

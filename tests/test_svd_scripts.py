@@ -235,7 +235,7 @@ def test_bad_training_flags_are_one_line_and_status_2(dataset, capsys, flags, me
 
 
 def test_a_model_that_no_hub_gives_fails_in_seconds_with_the_ways_out(dataset, tmp_path):
-    flags = ["--dataset_dir", str(dataset), "--output_dir", str(tmp_path / "run"), "--no_wandb"]
+    flags = ["--dataset_dir", str(dataset), "--output_dir", str(tmp_path / "run"), "--mixed_precision", "no"]
     with pytest.raises(UserError, match=r"--pretrained_model_name: stabilityai.*HF_ENDPOINT"):
         train_svd.main(train_svd.parse_args(flags))
 

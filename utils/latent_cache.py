@@ -58,7 +58,8 @@ class LatentCache:
             path = self.path(clip)
             partial = path.with_suffix(f".{os.getpid()}.part")
             try:
-                save_file({"latents": torch.cat(latents), "image_embeddings": torch.cat(embeddings)}, partial)
+                cached = {"latents": torch.cat(latents), "image_embeddings": torch.cat(embeddings)}
+                save_file({name: tensor.contiguous() for name, tensor in cached.items()}, partial)
                 os.replace(partial, path)
             finally:
                 partial.unlink(missing_ok=True)

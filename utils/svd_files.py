@@ -29,6 +29,7 @@ def load_pipeline(name: str, revision: str | None = None, flag: str = "--pretrai
     what is missing.
     """
     from diffusers import StableVideoDiffusionPipeline
+    from transformers.utils import logging
 
     folder = resolve_model(name, revision, PATTERNS, flag, FILES)
     missing = [part for part in ("model_index.json", *PARTS) if not (folder / part).exists()]
@@ -36,12 +37,16 @@ def load_pipeline(name: str, revision: str | None = None, flag: str = "--pretrai
         raise UserError(f"{flag}: {printable(folder)} lacks {', '.join(missing)}; it should hold {FILES}")
     whole = any(".fp16." not in path.name for path in (folder / "unet").glob("*.safetensors"))
     variant = "fp16" if not whole and list((folder / "unet").glob("*.fp16.safetensors")) else None
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # without torchvision an image processor is announced that is not used
     try:
         options = {"variant": variant, "use_safetensors": True, "local_files_only": True}
         return StableVideoDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, **options)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{flag}: {printable(folder)} cannot be used ({reason}); it should hold {FILES}") from None
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def save_pipeline(pipeline, output_dir: Path) -> None:
