@@ -465,10 +465,18 @@ def test_frames_and_images_are_lossless_and_stale_frames_go(tmp_path):
     assert np.array_equal(np.asarray(Image.open(tmp_path / "frames" / names[3])), moving_clip(4)[3])
 
 
+def test_jpeg_images_are_close_and_in_full_colour(tmp_path):
+    clip = moving_clip(1)
+    write_image(tmp_path / "a.jpg", clip[0])
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.format == "JPEG" and np.abs(np.asarray(image).astype(int) - clip[0]).mean() < 1.5
+
+
 WRITERS = [
     pytest.param(lambda path, clip: write_video(path.with_suffix(".mp4"), clip, 8), id="mp4"),
     pytest.param(lambda path, clip: write_gif(path.with_suffix(".gif"), clip, 8), id="gif"),
     pytest.param(lambda path, clip: write_image(path.with_suffix(".png"), clip[0]), id="png"),
+    pytest.param(lambda path, clip: write_image(path.with_suffix(".jpg"), clip[0]), id="jpg"),
 ]
 
 

@@ -438,7 +438,9 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     """
     image = _checked(np.asarray(image)[None])[0]
     jpeg = Path(path).suffix.lower() == ".jpg"
-    options = {"format": "JPEG", "quality": 95, "subsampling": 0} if jpeg else {"format": "PNG"}
+    options = {"format": "PNG", "compress_level": 2}  # a fifth of the default's time for a tenth more bytes
+    if jpeg:
+        options = {"format": "JPEG", "quality": 95, "subsampling": 0}
     with _atomic(path) as temporary:
         Image.fromarray(image).save(temporary, **options)
         with Image.open(temporary) as written:
