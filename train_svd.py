@@ -562,7 +562,8 @@ def memory_report(args: argparse.Namespace) -> str:
         f"{args.trainable}, --checkpointing {args.checkpointing}, --optimizer {optimizer}; predicted, bf16",
         f"parameters: {trained:,} learn, {frozen:,} are frozen",
     ]
-    lines += [f"  {name.replace('level', 'activations, level'):20} {size / 2**30:7.2f} GiB" for name, size in complete(ledger).items()]
+    for name, size in complete(ledger).items():
+        lines.append(f"  {name.replace('level', 'activations, level'):22} {size / 2**30:6.2f} GiB")
     lines += ["", "with                                              total  12 GB  16 GB  24 GB  40 GB  80 GB"]
     choices = (
         (args.trainable, optimizer, args.checkpointing),
