@@ -297,7 +297,10 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(videos, whole, tmp_pat
 
 @pytest.mark.parametrize("order", [("1/2", "2/2"), ("3/3", "1/3", "2/3"), ("5/5", "1/5", "2/5", "4/5", "3/5")])
 def test_shards_in_any_order_equal_the_undivided_run(videos, whole, tmp_path, order):
-    for shard in order:
+    part, parts = map(int, order[0].split("/"))
+    first = prepare(videos, tmp_path / "out", "--shard", order[0])
+    assert list(first) == ["a.mp4", "b.MKV", "d9.mp4", "d10.webm"][part - 1 :: parts]
+    for shard in order[1:]:
         prepare(videos, tmp_path / "out", "--shard", shard)
     assert contents(tmp_path / "out") == contents(whole)
 
@@ -459,11 +462,13 @@ def test_every_awkward_file_is_converted_or_rejected_with_a_reason(tmp_path):
     assert "http" not in page and "src=" not in page
 
 
-def test_a_video_too_large_is_named_and_the_others_are_converted(videos, tmp_path, monkeypatch):
+def test_what_cannot_be_read_is_named_and_tried_again_the_next_time(videos, tmp_path, monkeypatch):
     real = clip_writer.probe_video
     monkeypatch.setattr(clip_writer, "probe_video", lambda path: real(path, 10 if path.name == "b.MKV" else 10**6))
     rows = prepare(videos, tmp_path / "out")
     assert rows["b.MKV"]["rejected"] == "64x48 is more than the limit of 10 pixels" and "folder" in rows["d10.webm"]
+    monkeypatch.undo()
+    assert prepare(videos, tmp_path / "out")["b.MKV"]["frames"] == 24
 
 
 def test_a_clip_that_fails_half_way_leaves_no_frames(videos, tmp_path, monkeypatch):
