@@ -129,7 +129,6 @@ def main(args: argparse.Namespace) -> None:
         return
 
     import torch
-    from accelerate import Accelerator
     from torch.utils.data import default_collate
     from tqdm.auto import tqdm
 
@@ -138,10 +137,9 @@ def main(args: argparse.Namespace) -> None:
     from utils.checkpoint import (
         check_settings,
         find_run,
-        flatten_optimizer,
-        restore_optimizer,
+        restore_training_state,
         save_checkpoint,
-        spread,
+        training_state,
         whole,
         write_settings,
     )
@@ -153,12 +151,12 @@ def main(args: argparse.Namespace) -> None:
         Metrics,
         StopSignals,
         any_process,
-        choose_precision,
         ema_weights,
         endless_batches,
         evaluation_mode,
         explain_out_of_memory,
         learning_rate_schedule,
+        make_accelerator,
         moving_average,
         plot_metrics,
         seed_step,
@@ -168,14 +166,7 @@ def main(args: argparse.Namespace) -> None:
     run_dir, resumed = find_run(args.resume, args.output_dir, Path("checkpoints"), "svd")
     if resumed:
         check_settings(run_dir, vars(args), FREE_ON_RESUME | {"cache", "cache_dir", "checkpointing", "dry_run"})
-    on_cpu = not torch.accelerator.is_available()
-    accelerator = Accelerator(
-        cpu=on_cpu,
-        mixed_precision=choose_precision(args.mixed_precision, on_cpu),
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
-        log_with=TRACKERS[args.report_to] or None,
-        project_dir=run_dir,
-    )
+    accelerator = make_accelerator(args, run_dir)
     device, rank, world_size = accelerator.device, accelerator.process_index, accelerator.num_processes
     main_process, say = accelerator.is_main_process, accelerator.print
     if main_process:
@@ -217,7 +208,7 @@ def main(args: argparse.Namespace) -> None:
     train_set = FrameClips(train_clips, *size, **window, random_crop=args.random_crop)
     val_set = FrameClips(val_clips, *size, **window)
     samples_per_step = args.train_batch_size * args.gradient_accumulation_steps * world_size
-    state = resumed.state if resumed else {"step": 0, "best_val_loss": None, "wandb_run_id": None}
+    state = resumed.state if resumed else {"step": 0, "wandb_run_id": None}
     if resumed and state["data"] != dataset_fingerprint(train_clips) and not args.allow_dataset_change:
         raise UserError(
             f"--dataset_dir: not the clips that {run_dir} was trained on; --allow_dataset_change resumes all the same"
@@ -246,13 +237,7 @@ def main(args: argparse.Namespace) -> None:
     parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
     ema = moving_average(parameters, args.ema_decay)
     if resumed:
-        restore_optimizer(optimizer.optimizer, resumed.tensors["optimizer"], state["optimizer_groups"])
-        schedule.load_state_dict({**state["schedule"], "lr_lambdas": [None]})
-        if ema is not None:
-            shadow = [spread(resumed.tensors["ema"][name], p) for name, p in zip(names, parameters, strict=True)]
-            ema.load_state_dict({**state["ema"], "shadow_params": shadow})
-        if accelerator.scaler is not None:
-            accelerator.scaler.load_state_dict(state["scaler"])
+        restore_training_state(resumed, optimizer.optimizer, schedule, ema, accelerator.scaler)
     say(
         f"{len(train_clips)} training and {len(val_clips)} validation clips; "
         f"{sum(p.numel() for p in parameters):,} of {sum(p.numel() for p in unet.parameters()):,} parameters learn; "
@@ -269,23 +254,9 @@ def main(args: argparse.Namespace) -> None:
 
     def save() -> None:
         """Everything that the next step depends on, so that a resumed run equals an uninterrupted one."""
-        optimizer_tensors, optimizer_groups = flatten_optimizer(optimizer.optimizer)
-        tensors = {
-            "trained": {name: whole(p.detach()) for name, p in zip(names, parameters, strict=True)},
-            "optimizer": optimizer_tensors,
-        }
-        now = {
-            "step": step,
-            "wandb_run_id": wandb_run_id,
-            "data": dataset_fingerprint(train_clips),
-            "optimizer_groups": optimizer_groups,
-            "schedule": {k: v for k, v in schedule.state_dict().items() if k != "lr_lambdas"},
-            "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
-        }
-        if ema is not None:
-            now["ema"] = ema.state_dict()
-            averages = now["ema"].pop("shadow_params")
-            tensors["ema"] = {name: whole(p) for name, p in zip(names, averages, strict=True)}
+        tensors, plain = training_state(optimizer.optimizer, schedule, ema, accelerator.scaler)
+        tensors["trained"] = {name: whole(p.detach()) for name, p in zip(names, parameters, strict=True)}
+        now = {"step": step, "wandb_run_id": wandb_run_id, "data": dataset_fingerprint(train_clips), **plain}
         if main_process:
             save_checkpoint(run_dir, step, tensors, now, args.checkpoints_total_limit)
 

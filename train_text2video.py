@@ -132,18 +132,15 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
 
 def main(args: argparse.Namespace) -> None:
     import torch
-    from accelerate import Accelerator
     from tqdm.auto import tqdm
 
     from models.diffusion import CaptionedDiffusion, TextToVideoDiffusion
     from utils.checkpoint import (
         check_settings,
         find_run,
-        flatten_optimizer,
-        restore_optimizer,
+        restore_training_state,
         save_checkpoint,
-        spread,
-        whole,
+        training_state,
         write_settings,
     )
     from utils.model_file import cpu_tensors
@@ -152,13 +149,13 @@ def main(args: argparse.Namespace) -> None:
         Metrics,
         StopSignals,
         any_process,
-        choose_precision,
         collate_clips,
         ema_weights,
         endless_batches,
         evaluation_mode,
         explain_out_of_memory,
         learning_rate_schedule,
+        make_accelerator,
         moving_average,
         plot_metrics,
         seed_step,
@@ -169,15 +166,7 @@ def main(args: argparse.Namespace) -> None:
     run_dir, resumed = find_run(args.resume, args.output_dir, Path("checkpoints"), "text2video")
     if resumed:
         check_settings(run_dir, vars(args), FREE)
-    # Without cpu=True the processes of torchrun on a CPU do not find each other, and each trains alone.
-    on_cpu = not torch.accelerator.is_available()
-    accelerator = Accelerator(
-        cpu=on_cpu,
-        mixed_precision=choose_precision(args.mixed_precision, on_cpu),
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
-        log_with=TRACKERS[args.report_to] or None,
-        project_dir=run_dir,
-    )
+    accelerator = make_accelerator(args, run_dir)
     rank, world_size, main_process = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     say = accelerator.print
     if main_process:
@@ -235,13 +224,7 @@ def main(args: argparse.Namespace) -> None:
     parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
     ema = moving_average(parameters, args.ema_decay)
     if resumed:
-        restore_optimizer(optimizer.optimizer, resumed.tensors["optimizer"], state["optimizer_groups"])
-        schedule.load_state_dict({**state["schedule"], "lr_lambdas": [None]})
-        if ema is not None:
-            shadow = [spread(resumed.tensors["ema"][str(i)], parameter) for i, parameter in enumerate(parameters)]
-            ema.load_state_dict({**state["ema"], "shadow_params": shadow})
-        if accelerator.scaler is not None:
-            accelerator.scaler.load_state_dict(state["scaler"])
+        restore_training_state(resumed, optimizer.optimizer, schedule, ema, accelerator.scaler)
 
     # Logs. The step is the only clock: noise, timesteps and text dropout of a step follow from (seed, step).
     step = state["step"]
@@ -257,21 +240,15 @@ def main(args: argparse.Namespace) -> None:
 
         All processes gather it, where FSDP has spread it over them; the main process writes.
         """
-        optimizer_tensors, optimizer_groups = flatten_optimizer(optimizer.optimizer)
-        tensors = {name: cpu_tensors(module) for name, module in modules.items()} | {"optimizer": optimizer_tensors}
+        tensors, plain = training_state(optimizer.optimizer, schedule, ema, accelerator.scaler)
+        tensors |= {name: cpu_tensors(module) for name, module in modules.items()}
         now = {
             "step": step,
             "best_val_loss": best_val_loss,
             "wandb_run_id": wandb_run_id,
             "data": train_set.fingerprint(),
-            "optimizer_groups": optimizer_groups,
-            "schedule": {k: v for k, v in schedule.state_dict().items() if k != "lr_lambdas"},
-            "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
+            **plain,
         }
-        if ema is not None:
-            averages = ema.state_dict()
-            tensors["ema"] = {str(i): whole(tensor) for i, tensor in enumerate(averages.pop("shadow_params"))}
-            now["ema"] = averages
         if text_encoder.trainable:
             now["tokenizer"] = text_encoder.tokenizer.backend_tokenizer.to_str()
         if main_process:

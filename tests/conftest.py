@@ -9,6 +9,7 @@ os.environ["WANDB_MODE"] = "offline"
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from models.diffusion import TextToVideoDiffusion
 from models.text_encoder import builtin_text_encoder, train_tokenizer
@@ -28,6 +29,8 @@ TINY_UNET = {
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)  # or the next test could not choose its precision
 
 
 @pytest.fixture

@@ -11,17 +11,26 @@ from diffusers.training_utils import EMAModel
 
 from utils.checkpoint import (
     CheckpointError,
+    Resumed,
     find_run,
-    flatten_optimizer,
     list_checkpoints,
     load_checkpoint,
     newest_checkpoint,
-    restore_optimizer,
+    restore_training_state,
     save_checkpoint,
+    training_state,
 )
 from utils.cli import Stopped, UserError
 from utils.model_file import load_model, save_model
-from utils.training import EndlessSampler, Metrics, StopSignals, choose_precision, ema_weights, seed_step
+from utils.training import (
+    EndlessSampler,
+    Metrics,
+    StopSignals,
+    choose_precision,
+    ema_weights,
+    learning_rate_schedule,
+    seed_step,
+)
 
 
 def test_each_epoch_is_another_permutation_of_all_samples():
@@ -172,11 +181,14 @@ def test_optimizer_state_survives_as_plain_tensors():
     layer = torch.nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
     trained(3, optimizer, layer)
-    tensors, groups = flatten_optimizer(optimizer)
+    schedule = learning_rate_schedule("constant", optimizer, 0, 10)
+    tensors, plain = training_state(optimizer, schedule, None, None)
+    tensors = {"optimizer": {key: value.clone() for key, value in tensors["optimizer"].items()}}
     twin = torch.nn.Linear(2, 2)
     twin.load_state_dict(layer.state_dict())
     other = torch.optim.AdamW(twin.parameters(), lr=0.5, fused=True)
-    restore_optimizer(other, {key: value.clone() for key, value in tensors.items()}, json.loads(json.dumps(groups)))
+    resumed = Resumed(tensors, json.loads(json.dumps(plain)))
+    restore_training_state(resumed, other, learning_rate_schedule("constant", other, 0, 10), None, None)
     trained(3, optimizer, layer)
     trained(3, other, twin)
     assert torch.equal(layer.weight, twin.weight)

@@ -171,30 +171,50 @@ def check_settings(run_dir: Path, settings: dict, free: set[str]) -> None:
         )
 
 
-def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], list[dict]]:
-    """An optimizer's state as ({"<parameter>.<name>": tensor}, its parameter groups as plain data)."""
+def training_state(optimizer, schedule, ema, scaler) -> tuple[dict[str, dict[str, torch.Tensor]], dict]:
+    """What the next step depends on besides the weights: (groups of named tensors, plain data) for save_checkpoint.
+
+    ema and scaler may be None. Where FSDP has spread the tensors over processes, all of them have to call.
+    """
     state = optimizer.state_dict()
     tensors = {
-        f"{i}.{name}": whole(value) if isinstance(value, torch.Tensor) else torch.tensor(value)
-        for i, moments in state["state"].items()
-        for name, value in moments.items()
+        "optimizer": {
+            f"{i}.{name}": whole(value) if isinstance(value, torch.Tensor) else torch.tensor(value)
+            for i, moments in state["state"].items()
+            for name, value in moments.items()
+        }
     }
-    return tensors, state["param_groups"]
+    plain = {
+        "optimizer_groups": state["param_groups"],
+        "schedule": {key: value for key, value in schedule.state_dict().items() if key != "lr_lambdas"},
+        "scaler": scaler.state_dict() if scaler is not None else None,
+    }
+    if ema is not None:
+        plain["ema"] = ema.state_dict()
+        averages = plain["ema"].pop("shadow_params")
+        tensors["ema"] = {str(i): whole(average) for i, average in enumerate(averages)}
+    return tensors, plain
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], groups: list[dict]) -> None:
-    """The inverse of flatten_optimizer."""
+def restore_training_state(resumed: Resumed, optimizer, schedule, ema, scaler) -> None:
+    """The inverse of training_state."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state = {}
-    for key, value in tensors.items():
+    moments = {}
+    for key, value in resumed.tensors["optimizer"].items():
         i, name = key.split(".", 1)
         parameter = parameters[int(i)]
         if value.dtype == torch.int64:  # the step counter of an 8-bit optimizer, a plain number
             value = value.item()
         elif value.shape == parameter.shape:
             value = spread(value, parameter)
-        state.setdefault(int(i), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+        moments.setdefault(int(i), {})[name] = value
+    optimizer.load_state_dict({"state": moments, "param_groups": resumed.state["optimizer_groups"]})
+    schedule.load_state_dict({**resumed.state["schedule"], "lr_lambdas": [None]})
+    if scaler is not None:
+        scaler.load_state_dict(resumed.state["scaler"])
+    if ema is not None:
+        shadow = [spread(resumed.tensors["ema"][str(i)], parameter) for i, parameter in enumerate(parameters)]
+        ema.load_state_dict({**resumed.state["ema"], "shadow_params": shadow})
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

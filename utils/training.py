@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch.distributed.tensor import DTensor
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers.optimization import get_wsd_schedule
 
 from utils.cli import Stopped, UserError
+from utils.training_args import TRACKERS
 
 
 def seed_step(*numbers: int) -> None:
@@ -165,6 +167,19 @@ def choose_precision(name: str, on_cpu: bool) -> str:
         torch.cpu._is_avx512_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported(including_emulation=False)
     )
     return "bf16" if native else "no"
+
+
+def make_accelerator(args, run_dir: Path) -> Accelerator:
+    """Devices, precision and processes as the flags of utils/training_args.py ask for."""
+    # Without cpu=True the processes of torchrun on a CPU do not find each other, and each trains alone.
+    on_cpu = not torch.accelerator.is_available()
+    return Accelerator(
+        cpu=on_cpu,
+        mixed_precision=choose_precision(args.mixed_precision, on_cpu),
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        log_with=TRACKERS[args.report_to] or None,
+        project_dir=run_dir,
+    )
 
 
 def any_process(accelerator, flag: bool) -> bool:
