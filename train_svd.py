@@ -172,6 +172,14 @@ def main(args: argparse.Namespace) -> None:
     if main_process:
         write_settings(run_dir, vars(args))
 
+    # Clips: which there are, how fast they run and how much moves in them; before gigabytes of weights are read.
+    clips, skipped = find_frame_folders(
+        args.dataset_dir, args.num_frames, args.frame_stride, args.fps, args.motion, args.max_samples
+    )
+    for reason, names in skipped.items():
+        say(f"skipped {len(names)} clips: {reason}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
+    train_clips, val_clips = split_folders(clips, args.val_fraction, args.seed)
+
     # Model: the VAE and the image encoder are frozen; of the U-Net a part learns, in float32, and the rest is frozen in
     # half precision.
     pipeline = load_pipeline(args.pretrained_model_name, args.revision)
@@ -188,14 +196,8 @@ def main(args: argparse.Namespace) -> None:
     elif args.checkpointing == "diffusers":
         unet.enable_gradient_checkpointing()
 
-    # Data: windows of consecutive frames; what a sample is depends on (seed, epoch, index) alone. Latents come from a
+    # Samples: windows of consecutive frames, each a function of (seed, epoch, index) alone. Latents come from a
     # cache that is filled once; the first frame is read again, because it gets another noise each time.
-    clips, skipped = find_frame_folders(
-        args.dataset_dir, args.num_frames, args.frame_stride, args.fps, args.motion, args.max_samples
-    )
-    for reason, names in skipped.items():
-        say(f"skipped {len(names)} clips: {reason}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
-    train_clips, val_clips = split_folders(clips, args.val_fraction, args.seed)
     cache = None
     if args.cache:
         cache_dir = args.cache_dir or args.dataset_dir / ".latents"
