@@ -1,7 +1,7 @@
 """Fine-tune Stable Video Diffusion on your own clips, on one GPU.
 
     python train_svd.py --pretrained_model_name stabilityai/stable-video-diffusion-img2vid-xt \\
-        --dataset_dir ./dataset_root --output_dir ./outputs
+        --dataset_dir ./dataset --output_dir ./outputs
     python train_svd.py --dry_run          # what it needs in memory, without weights or data
 
 Data: a folder of frames per clip, as prepare_dataset.py writes them. Result: --output_dir is a pipeline that

@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import generate_text2video
 import infer_svd
@@ -136,7 +137,8 @@ def test_the_guides_three_commands_fine_tune_svd_and_animate_a_picture(tmp_path,
     video_dataset.write_demo_dataset(Path("demo"), num_clips=4, num_frames=30, frame_size=64)
     Path("demo/videos").rename("videos")
     run("prepare_dataset.py", [*readme_command("prepare_dataset.py"), "--num_workers", "0"])
-    Path("dataset_root/video_0001/00000.png").rename("image.png")
+    Path("path/to/your").mkdir(parents=True)
+    Image.open("dataset/video_0001/00000.png").save("path/to/your/image.jpg")
     tiny_svd_pipeline().save_pretrained("tiny_svd")
     argv = readme_command("train_svd.py", "--dataset_dir")
     argv[argv.index("--pretrained_model_name") + 1] = "tiny_svd"
