@@ -150,20 +150,25 @@ def converted(jobs: list, num_workers: int) -> Iterator[None]:
     workers = min(num_workers, len(jobs))
     try:
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker) as pool:
-            yield from pool.map(convert, jobs)
+            try:
+                yield from pool.map(convert, jobs)
+            except KeyboardInterrupt:  # nothing half-done is taken for whole, so nobody need finish
+                for process in multiprocessing.active_children():
+                    process.terminate()
+                raise
     except BrokenProcessPool:
         raise UserError("--num_workers: a process died, perhaps for want of memory; lower it, run again") from None
 
 
 def start_worker() -> None:
-    """Leave with the main process: on Ctrl-C at once, and when it is killed. Nothing half-done is taken for whole."""
+    """Leave Ctrl-C to the main process, and go when it goes, even if it is killed."""
     import cv2
 
     def follow() -> None:
         multiprocessing.parent_process().join()
         os._exit(1)
 
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=follow, daemon=True).start()
     cv2.setNumThreads(1)
 

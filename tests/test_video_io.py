@@ -466,10 +466,21 @@ def test_frames_and_images_are_lossless_and_stale_frames_go(tmp_path):
 
 
 def test_jpeg_images_are_close_and_in_full_colour(tmp_path):
-    clip = moving_clip(1)
-    write_image(tmp_path / "a.jpg", clip[0])
+    stripes = np.zeros((16, 16, 3), np.uint8)
+    stripes[:, ::2], stripes[:, 1::2] = (255, 0, 0), (0, 0, 255)
+    write_image(tmp_path / "a.jpg", stripes)
     with Image.open(tmp_path / "a.jpg") as image:
-        assert image.format == "JPEG" and np.abs(np.asarray(image).astype(int) - clip[0]).mean() < 1.5
+        assert image.format == "JPEG" and np.abs(np.asarray(image).astype(int) - stripes).mean() < 5
+
+
+def test_an_image_that_reads_back_differently_is_refused(tmp_path, monkeypatch):
+    save = Image.Image.save
+    monkeypatch.setattr(
+        Image.Image, "save", lambda image, *args, **kw: save(image.point(lambda v: v // 2), *args, **kw)
+    )
+    with pytest.raises(VideoError, match="read back"):
+        write_image(tmp_path / "a.png", moving_clip(1)[0])
+    assert not list(tmp_path.iterdir())
 
 
 WRITERS = [
