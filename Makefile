@@ -26,8 +26,6 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	$(PY) -m pip install -q $(PIP_FLAGS) -r requirements-dev.txt
 	@touch $@
 
-demo: export OMP_PROC_BIND = close
-demo: export OMP_PLACES = cores
 demo: $(VENV)/installed ## data, training and videos from nothing, in minutes on two CPU cores; resumes when typed again
 	$(PY) video_dataset.py --output_dir $(DEMO_DATA)
 	$(PY) train_text2video.py --preset demo --data_dir $(DEMO_DATA) --output_dir $(DEMO_RUN) --resume auto --no_wandb
