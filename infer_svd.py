@@ -198,14 +198,12 @@ def sampling_settings(args: argparse.Namespace, pipeline, about: dict) -> dict:
     """The arguments of the pipeline: flags, else what the model was trained with, else SVD's own."""
     bucket = args.motion_bucket_id
     if args.motion is not None:
-        if not about.get("motion_scores"):
+        if not about.get("motion_bucket_ids"):
             raise UserError("--motion: the model carries no record of its clips (svd.json); use --motion_bucket_id")
         import numpy as np
 
-        from utils.motion import to_buckets
-
-        score = float(np.quantile(about["motion_scores"], args.motion))
-        [bucket] = to_buckets([score], about["motion"], about["motion_scores"])
+        score = np.quantile(about["motion_scores"], args.motion)
+        bucket = round(np.quantile(about["motion_bucket_ids"], args.motion))  # which rise with the scores
         print(f"--motion {args.motion:.0%}: {score:.3f} short sides/s among the training clips, motion bucket {bucket}")
     return {
         "num_frames": args.num_frames or about.get("num_frames") or pipeline.unet.config.num_frames,

@@ -64,8 +64,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument(
         "--motion",
         type=choice("quantile", "zscore", "const"),
-        default="quantile",
-        help="how measured motion becomes a motion bucket: rank in the dataset, standard deviations, or always 127",
+        default=None,
+        help="how measured motion becomes a motion bucket: rank in the dataset, standard deviations, or always 127; "
+        "default: the buckets of the manifest, else quantile",
     )
     group.add_argument("--val_fraction", type=number(0, 0.9), default=0.1, help="clips held out, at least one of two")
     group.add_argument("--max_samples", type=integer(1), default=None, help="only the first clips, for debugging")
@@ -495,8 +496,8 @@ def export(args: argparse.Namespace, run_dir: Path, tensors: dict, lora: dict | 
         "width": args.width,
         "height": args.height,
         "fps": sorted(clip.fps / args.frame_stride for clip in clips)[len(clips) // 2],
-        "motion": args.motion,
         "motion_scores": sorted(round(clip.motion_score, 6) for clip in clips),
+        "motion_bucket_ids": sorted(clip.motion_bucket_id for clip in clips),
     }
     if args.save_trainable_only or lora is not None:
         save_trained(tensors, about, run_dir)

@@ -198,6 +198,15 @@ def test_a_stride_halves_the_frame_rate_the_network_is_told(dataset):
     assert item["fps"] == 4 and torch.equal(item["frames"], whole[::2])
 
 
+def test_motion_buckets_are_the_manifests_unless_a_flag_says_otherwise(dataset):
+    rows = [json.loads(line) for line in (dataset / "manifest.jsonl").read_text().splitlines()]
+    expected = {row["folder"]: row["motion_bucket_id"] for row in rows}
+    clips, _ = find_frame_folders(dataset, FRAMES, 1, 7.0, None)
+    assert {clip.folder.name: clip.motion_bucket_id for clip in clips} == expected and len(set(expected.values())) > 3
+    clips, _ = find_frame_folders(dataset, FRAMES, 1, 7.0, "const")
+    assert {clip.motion_bucket_id for clip in clips} == {127}
+
+
 def test_folders_without_a_manifest_train_and_frames_are_in_natural_order(tmp_path):
     for name in ("b10", "b2"):
         (tmp_path / name).mkdir()

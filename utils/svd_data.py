@@ -42,12 +42,18 @@ class FrameFolder:
 
 
 def find_frame_folders(
-    dataset_dir: Path, num_frames: int, frame_stride: int, fps: float, motion: str, max_samples: int | None = None
+    dataset_dir: Path,
+    num_frames: int,
+    frame_stride: int,
+    fps: float,
+    motion: str | None,
+    max_samples: int | None = None,
 ) -> tuple[list[FrameFolder], dict[str, list[str]]]:
     """The clips of a dataset that are long enough, in natural order, and {reason: names of the others}.
 
-    fps: the rate of clips that no manifest describes. motion: how scores become buckets, see utils/motion.py; one clip
-    alone has no distribution and gets SVD's default of 127. Raises UserError if there is no clip, or none long enough.
+    fps: the rate of clips that no manifest describes. motion: how scores become buckets, see utils/motion.py; None
+    takes the manifest's where it knows all clips, else "quantile". One clip alone has no distribution and gets SVD's
+    default of 127. Raises UserError if there is no clip, or none long enough.
     """
     described = _read_manifest(dataset_dir / MANIFEST)
     folders, skipped = [], {}
@@ -74,7 +80,11 @@ def find_frame_folders(
             f"--dataset_dir: {printable(dataset_dir)} has no clip to train on ({why or 'no folder of images'}); "
             "prepare_dataset.py writes them, --num_frames asks for shorter ones"
         )
-    buckets = to_buckets([clip.motion_score for clip in folders], motion if len(folders) > 1 else "const")
+    buckets = [described.get(clip.folder.name, {}).get("motion_bucket_id") for clip in folders]
+    if len(folders) == 1:
+        motion = "const"
+    if motion is not None or None in buckets:
+        buckets = to_buckets([clip.motion_score for clip in folders], motion or "quantile")
     return [
         FrameFolder(clip.folder, clip.files, clip.fps, clip.motion_score, bucket)
         for clip, bucket in zip(folders, buckets, strict=True)
