@@ -7,6 +7,7 @@ Exit statuses: 0 done; 2 something the user can correct (one line per problem, n
 import argparse
 import difflib
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -136,6 +137,8 @@ def versions() -> dict[str, str]:
 
 def run(main: Callable[[], object]) -> None:
     """Run a script's main and leave with the status it deserves. `--debug` among the arguments shows tracebacks."""
+    # transformers announces at import that an image processor lacks torchvision, which no script here uses.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     debug = "--debug" in sys.argv
     try:
         main()
