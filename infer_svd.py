@@ -222,7 +222,7 @@ def animate(
     args: argparse.Namespace, pipeline, settings: dict, image: Path, video: Path, training_motion: list[float]
 ) -> None:
     """The video of one image, and what belongs to it; each file appears whole under its name or not at all."""
-    from utils.images import read_image
+    from utils.images import read_image, what_is_lost
     from utils.motion import motion_score
     from utils.training import explain_out_of_memory
     from utils.video_io import (
@@ -235,9 +235,14 @@ def animate(
         write_video,
     )
 
-    picture = resize_frames(
-        read_image(image, "--input_image")[None], settings["height"], settings["width"], args.resize_mode
-    )[0]
+    width, height = settings["width"], settings["height"]
+    picture = read_image(image, "--input_image")
+    if min(picture.shape[:2]) < 64:
+        size = f"{picture.shape[1]}x{picture.shape[0]}"
+        raise UserError(f"--input_image: {printable(image)} has {size} pixels; give a picture of at least 64x64")
+    for note in what_is_lost(image, width, height, args.resize_mode):
+        print(f"note: {printable(image)}: {note}")
+    picture = resize_frames(picture[None], height, width, args.resize_mode)[0]
     remedies = "--decode_chunk_size 2, --offload model, fewer --num_frames, a smaller --width and --height"
     with explain_out_of_memory(remedies):
         frames, drift = chain(args, pipeline, settings, picture)

@@ -15,7 +15,7 @@ from models.svd_memory import trainable_names
 from tests.tiny_svd import tiny_svd_pipeline
 from utils.checkpoint import list_checkpoints, load_checkpoint
 from utils.cli import UserError
-from utils.images import read_image
+from utils.images import read_image, what_is_lost
 from utils.svd_data import FrameClips, find_frame_folders
 from utils.training import read_metrics
 from utils.video_io import probe_video, read_frames
@@ -345,6 +345,30 @@ def test_transparent_pixels_become_white_and_exif_turns_the_picture(tmp_path):
     exif[0x0112] = 6
     Image.new("RGB", (8, 4)).save(tmp_path / "turned.jpg", exif=exif)
     assert read_image(tmp_path / "turned.jpg", "--input_image").shape == (8, 4, 3)
+
+
+def test_what_a_picture_loses_is_said(tmp_path):
+    frames = [Image.new("RGB", (640, 100), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    Image.new("RGBA", (100, 100)).save(tmp_path / "b.png")
+    Image.new("RGB", (160, 100)).save(tmp_path / "c.png")
+    gif = what_is_lost(tmp_path / "a.gif", 512, 320, "crop")
+    assert "first of its 2 pictures" in gif[0] and "two thirds" in gif[1]
+    assert what_is_lost(tmp_path / "b.png", 512, 320, "crop") == ["what is transparent becomes white"]
+    assert what_is_lost(tmp_path / "c.png", 512, 320, "crop") == []
+
+
+def test_too_small_cut_off_and_huge_pictures_are_refused(run_dir, picture, tmp_path):
+    Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
+    with pytest.raises(UserError, match="dot.png has 1x1 pixels; give a picture of at least 64x64"):
+        infer("--model_dir", run_dir, "--input_image", tmp_path / "dot.png", "--output_video", tmp_path / "a.mp4")
+    (tmp_path / "cut.png").write_bytes(picture.read_bytes()[:-2000])
+    with pytest.raises(UserError, match="cut.png cannot be read"):
+        read_image(tmp_path / "cut.png", "--input_image")
+    Image.new("1", (12000, 10000)).save(tmp_path / "huge.png")
+    with pytest.raises(UserError, match="huge.png has 12000x10000 pixels"):
+        read_image(tmp_path / "huge.png", "--input_image")
+    assert not (tmp_path / "a.mp4").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 30])

@@ -26,13 +26,29 @@ def read_image(path: Path, flag: str, remedy: str = "give a picture, PNG or JPEG
         raise UserError(f"{flag}: {printable(path)} cannot be read ({reason}); {remedy}") from None
 
 
+def what_is_lost(path: Path, width: int, height: int, resize_mode: str) -> list[str]:
+    """What a user should know when the picture in a readable file becomes RGB of width x height."""
+    with Image.open(path) as image:
+        size = ImageOps.exif_transpose(image).size if getattr(image, "n_frames", 1) == 1 else image.size
+        notes = [f"only the first of its {image.n_frames} pictures is used"] * (getattr(image, "n_frames", 1) > 1)
+        notes += ["what is transparent becomes white"] * _is_transparent(image)
+    shape = size[0] / size[1] / (width / height)
+    if resize_mode == "crop" and not 1 / 3 <= shape <= 3:
+        notes.append("more than two thirds of it are cropped away; --resize_mode pad shows all")
+    return notes
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+
+
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":  # Pillow's own conversion clips these to white
         values = np.asarray(image, np.float64)
         top = 65535 if image.mode.startswith("I") else max(1.0, float(values.max(initial=0)))
         top = 255 if 1 < values.max(initial=0) <= 255 else top
         return Image.fromarray(np.rint(np.clip(values / top, 0, 1) * 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if _is_transparent(image):
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
