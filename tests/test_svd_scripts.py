@@ -244,9 +244,9 @@ def test_bad_training_flags_are_one_line_and_status_2(dataset, capsys, flags, me
 
 
 def test_a_model_that_no_hub_gives_fails_in_seconds_with_the_ways_out(dataset, tmp_path):
-    flags = ["--dataset_dir", str(dataset), "--output_dir", str(tmp_path / "run"), "--mixed_precision", "no"]
+    flags = ["--dataset_dir", str(dataset), "--output_dir", str(tmp_path / "run"), "--num_frames", str(FRAMES)]
     with pytest.raises(UserError, match=r"--pretrained_model_name: stabilityai.*HF_ENDPOINT"):
-        train_svd.main(train_svd.parse_args(flags))
+        train_svd.main(train_svd.parse_args([*flags, "--mixed_precision", "no"]))
 
 
 def test_a_folder_that_lacks_a_part_says_which(pipeline_dir, tmp_path):
