@@ -351,11 +351,11 @@ def test_what_a_picture_loses_is_said(tmp_path):
     frames = [Image.new("RGB", (640, 100), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     Image.new("RGBA", (100, 100)).save(tmp_path / "b.png")
-    Image.new("RGB", (160, 100)).save(tmp_path / "c.png")
+    Image.new("RGB", (160, 100)).save(tmp_path / "c.jpg")
     gif = what_is_lost(tmp_path / "a.gif", 512, 320, "crop")
     assert "first of its 2 pictures" in gif[0] and "two thirds" in gif[1]
     assert what_is_lost(tmp_path / "b.png", 512, 320, "crop") == ["what is transparent becomes white"]
-    assert what_is_lost(tmp_path / "c.png", 512, 320, "crop") == []
+    assert what_is_lost(tmp_path / "c.jpg", 512, 320, "crop") == []
 
 
 def test_too_small_cut_off_and_huge_pictures_are_refused(run_dir, picture, tmp_path):

@@ -29,8 +29,9 @@ def read_image(path: Path, flag: str, remedy: str = "give a picture, PNG or JPEG
 def what_is_lost(path: Path, width: int, height: int, resize_mode: str) -> list[str]:
     """What a user should know when the picture in a readable file becomes RGB of width x height."""
     with Image.open(path) as image:
-        size = ImageOps.exif_transpose(image).size if getattr(image, "n_frames", 1) == 1 else image.size
-        notes = [f"only the first of its {image.n_frames} pictures is used"] * (getattr(image, "n_frames", 1) > 1)
+        pictures = getattr(image, "n_frames", 1)
+        size = ImageOps.exif_transpose(image).size if pictures == 1 else image.size
+        notes = [f"only the first of its {pictures} pictures is used"] if pictures > 1 else []
         notes += ["what is transparent becomes white"] * _is_transparent(image)
     shape = size[0] / size[1] / (width / height)
     if resize_mode == "crop" and not 1 / 3 <= shape <= 3:
