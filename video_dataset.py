@@ -316,7 +316,8 @@ def write_demo_dataset(
         )
     write_text(output_dir / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     for name, held_out in (("seen_prompts.txt", False), ("heldout_prompts.txt", True)):
-        write_text(output_dir / name, "\n".join(shapes.prompts(hard, held_out)) + "\n")
+        prompts = shapes.benchmark_prompts(96 if hard else 48, hard, held_out, forms=(shapes.FULL_FORMS,))
+        write_text(output_dir / name, "\n".join(prompts) + "\n")
     write_text(done, json.dumps({"settings": settings}, indent=2) + "\n")  # last: its presence means finished
     return True
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from utils import shapes
+from utils.judge import wanted
 
 
 def words(text: str) -> set[str]:
@@ -37,23 +38,50 @@ def test_combinations_and_forms_are_balanced():
     assert shapes.plan_clips(200, seed=0) == plan[:200]
 
 
+@pytest.mark.parametrize("hard", [False, True])
 @pytest.mark.parametrize("held_out", [False, True])
-def test_prompts_are_balanced_and_stay_on_their_side(held_out):
-    prompts = shapes.prompts(held_out=held_out)
-    assert len(set(prompts)) == 48
-    count = Counter(word for prompt in prompts for word in words(prompt))
-    assert [count[shape] for shape in shapes.SHAPES] == [16] * 3
-    assert [count[colour] for colour in shapes.COLOURS] == [12] * 4
-    assert count["left"] == count["right"] == count["up"] + count["upwards"] == count["down"] + count["downwards"] == 12
-    assert count["small"] + count["little"] == 24 and count["slow"] + count["slowly"] == 24
-    triples = set()
-    for prompt in prompts:
-        said = words(prompt)
-        shape, colour = (next(iter(said & set(names))) for names in (shapes.SHAPES, shapes.COLOURS))
-        direction = next(name for name in shapes.DIRECTIONS if name in said or f"{name}wards" in said)
-        assert shapes.is_held_out(shape, colour, direction) == held_out
-        triples.add((shape, colour, direction))
-    assert len(triples) == (12 if held_out else 36)
+def test_benchmark_is_balanced_in_either_wording_and_stays_on_its_side(hard, held_out):
+    prompts, block = shapes.benchmark_prompts(192, hard, held_out), 96 if hard else 48
+    asked = [wanted(prompt) for prompt in prompts]
+    for part in (asked[:block], asked, asked[::2], asked[1::2], asked[1:block:2]):
+        for name in shapes.ATTRIBUTES:
+            counts = Counter(each[name] for each in part)
+            assert None not in counts and len(set(counts.values())) == 1
+    triples = {(each["shape"], each["colour"], each["direction"]) for each in asked}
+    assert {shapes.is_held_out(*triple) for triple in triples} == {held_out}
+    assert len(triples) == (24 if hard else 12) * (1 if held_out else 3)
+    assert len(set(prompts)) == len(prompts)
+
+
+def test_benchmark_grows_without_changing_and_is_never_far_from_balance():
+    longest = shapes.benchmark_prompts(240)
+    asked = [wanted(prompt) for prompt in longest]
+    for count in (0, 1, 2, 7, 24, 47, 48, 49, 100, 192):
+        assert shapes.benchmark_prompts(count) == longest[:count]
+    for count in range(1, 240):
+        for name, values in (("shape", shapes.SHAPES), ("colour", shapes.COLOURS), ("speed", shapes.SPEEDS)):
+            counts = Counter(each[name] for each in asked[:count])
+            assert max(counts.values()) - min(counts[value] for value in values) <= 3
+
+
+def test_every_second_benchmark_prompt_is_worded_as_no_training_caption_is():
+    def template(caption: str) -> str:
+        words_of = {word for table in shapes.WORDS.values() for texts in table.values() for word in texts}
+        for word in sorted({*shapes.HARD_COLOURS, *shapes.SHAPES, *words_of}, key=len, reverse=True):
+            caption = re.sub(rf"\b{word}\b", "_", caption)
+        return caption.replace("an _", "a _")
+
+    rng = np.random.default_rng(0)
+    training = {
+        template(shapes.describe(combo, form, rng))
+        for form in shapes.TRAIN_FORMS
+        for combo in shapes.combinations()[:16]
+        for _ in range(4)
+    }
+    for hard in (False, True):
+        known = [template(prompt) in training for prompt in shapes.benchmark_prompts(192, hard)]
+        assert known == [True, False] * 96
+    assert all(template(prompt) in training for prompt in shapes.benchmark_prompts(48, forms=(shapes.FULL_FORMS,)))
 
 
 def test_heldout_forms_use_only_words_of_training_captions():

@@ -8,6 +8,7 @@ nothing about shape.
 """
 
 import re
+from collections import Counter
 from itertools import product
 
 import numpy as np
@@ -53,6 +54,8 @@ FULL_FORMS = tuple(form for form in TRAIN_FORMS if "{size}" in form)  # these me
 HELDOUT_FORMS = (  # never a training caption, yet no word that training captions lack
     "a video of a {speed_adjective} {colour} {shape} that is {size} going {direction}",
     "the {size} {shape} is {colour} and moves {speed} {towards}",
+    "a {colour} {shape} that is {size} moving {direction} {speed}",
+    "{speed_first}, the {size} {shape} that is {colour} goes {towards}",
 )
 WORDS = {
     "size": {"small": ("small", "little"), "large": ("large", "big")},
@@ -103,21 +106,47 @@ def describe_clip(objects: list[dict], form: str, rng: np.random.Generator) -> s
     return " and ".join([first, *(other.removeprefix("a video of ") for other in others)])
 
 
-def prompts(hard: bool = False, held_out: bool = False) -> list[str]:
-    """Benchmark prompts, the same for every seed: 4 (speed x size) for each (shape, colour), so 48, or 96 if hard.
+def benchmark_prompts(
+    count: int, hard: bool = False, held_out: bool = False, forms: tuple = (FULL_FORMS, HELDOUT_FORMS)
+) -> list[str]:
+    """The first `count` prompts of the benchmark, the same at every call; each names all five attributes of one object.
 
-    Held out: each held-out triple once per speed and size. Seen: the directions rotate over those that are shown, so
-    that shapes, colours, directions, speeds and sizes are all exactly balanced. Wording: the forms naming everything.
+    They show combinations that training shows, or with held_out those that it never does. The groups of `forms` take
+    turns: by default every second prompt, from the second on, is worded as no training caption is. After every 48
+    prompts (96 if hard) the values of each attribute are exactly balanced, in either wording; in between, one leads
+    another by at most 3. No two prompts are alike until the words run out.
     """
     rng = np.random.default_rng(0)
-    names = list(DIRECTIONS)
-    chosen = []
+    shown, spare, prompts = Counter(), [[] for _ in forms], []
+    for block in range(-(-count // (96 if hard else 48))):
+        halves = [[half[i] for i in rng.permutation(len(half))] for half in _benchmark_block(block, hard, held_out)]
+        for n in range(sum(map(len, halves))):
+            turn, half = n % len(forms), n % 2
+            chosen = min(halves[half], key=lambda one: sum(shown[v] + shown[half, v] for v in one.values()))  # noqa: B023
+            halves[half].remove(chosen)
+            shown.update([*chosen.values(), *((half, value) for value in chosen.values())])
+            for _ in range(20):  # another form or synonym, if this very sentence is there already
+                spare[turn] = spare[turn] or shuffled_rounds(list(forms[turn]), len(forms[turn]), rng)
+                prompt = describe(chosen, spare[turn].pop(), rng)
+                if prompt not in prompts:
+                    break
+            prompts.append(prompt)
+    return prompts[:count]
+
+
+def _benchmark_block(block: int, hard: bool, held_out: bool) -> tuple[list[dict], list[dict]]:
+    """48 combinations (96 if hard) in two halves, one for each wording; both are balanced in every attribute.
+
+    Held out: each triple with each speed and size. Seen: the directions rotate over the three that are shown, so that
+    three blocks hold every combination once. Each block exchanges the halves.
+    """
+    names, halves = list(DIRECTIONS), ([], [])
     for (i, shape), (j, colour) in product(enumerate(SHAPES), enumerate(HARD_COLOURS if hard else COLOURS)):
         for q, (speed, size) in enumerate(product(SPEEDS, SIZES)):
-            direction = names[(i + j + (0 if held_out else 1 + (i + q) % 3)) % 4]
-            chosen.append(dict(zip(ATTRIBUTES, (shape, colour, direction, speed, size), strict=True)))
-    forms = shuffled_rounds(list(FULL_FORMS), len(chosen), rng)
-    return [describe(attributes, form, rng) for attributes, form in zip(chosen, forms, strict=True)]
+            direction = names[(i + j + (0 if held_out else 1 + (i + q + block) % 3)) % 4]
+            chosen = dict(zip(ATTRIBUTES, (shape, colour, direction, speed, size), strict=True))
+            halves[(i + j + (q in (1, 2)) + block) % 2].append(chosen)
+    return halves
 
 
 def plan_clips(num_clips: int, seed: int, hard: bool = False) -> list[dict]:
