@@ -16,6 +16,8 @@ SHORT_SIDE = 64  # px; SVD took 16, where flow is noisy: a shift of 2 px read 1.
 FAR_SECONDS, NEAR_SECONDS = 1 / 2, 1 / 8  # between the two frames of a pair
 FAST = 0.25  # short sides per second, above which far pairs lose track: at 0.4 they read 0.1 to 0.3
 STATIC_SCORE = 0.002  # below it nothing moves
+SPEED_EDGES = (0.01, 0.05, 0.1, 0.2, 0.4, 0.8)  # short sides per second, of flow_histogram; below the first: still
+DIRECTIONS = 8
 BUCKET_MODES = ("quantile", "zscore", "const")
 
 
@@ -58,12 +60,36 @@ class MotionMeter:
         return float(np.mean(self.speeds)) if self.speeds else 0.0
 
 
+def flow_histogram(frames: np.ndarray, fps: float) -> np.ndarray:
+    """Share of pixels that move so fast in this direction: float (49,), sums to 1; still pixels first.
+
+    frames: uint8 RGB (T, H, W, 3); fps: their rate in frames/s. Flow is measured over an eighth of a second, or from
+    frame to frame if those are further apart. After the still ones come, for each range of speed between SPEED_EDGES
+    (the last is open), 8 directions: right, down and right, down, ... A single frame is all still.
+    """
+    step = max(1, min(round(NEAR_SECONDS * fps), len(frames) - 1))  # frames
+    greys, counts = [small_grey(frame) for frame in frames], np.zeros(1 + len(SPEED_EDGES) * DIRECTIONS)
+    for before, after in zip(greys, greys[step:], strict=False):
+        flow = _flow(before, after, step / fps).reshape(-1, 2)
+        speed = np.digitize(np.linalg.norm(flow, axis=1), SPEED_EDGES)  # 0: still
+        angle = np.arctan2(flow[:, 1], flow[:, 0])  # right is 0, down is pi / 2
+        direction = np.rint(angle / (2 * np.pi) * DIRECTIONS).astype(int) % DIRECTIONS
+        counts += np.bincount(np.where(speed, 1 + (speed - 1) * DIRECTIONS + direction, 0), minlength=len(counts))
+    counts[0] += not counts.any()
+    return counts / counts.sum()
+
+
+def _flow(before: np.ndarray, after: np.ndarray, seconds: float) -> np.ndarray:
+    """Optical flow (h, w, 2), to the right and down, in short sides per second."""
+    if np.array_equal(before, after):  # there Farneback still sees 0.005 px
+        return np.zeros((*before.shape, 2))
+    flow = cv2.calcOpticalFlowFarneback(before, after, None, 0.5, 3, 15, 3, 5, 1.2, 0)  # (h, w, 2) in px
+    return flow / SHORT_SIDE / seconds
+
+
 def _speed(before: np.ndarray, after: np.ndarray, seconds: float) -> np.ndarray:
     """Length of the optical flow at each pixel (h, w), in short sides per second."""
-    if np.array_equal(before, after):  # there Farneback still sees 0.005 px
-        return np.zeros(before.shape)
-    flow = cv2.calcOpticalFlowFarneback(before, after, None, 0.5, 3, 15, 3, 5, 1.2, 0)  # (h, w, 2) in px
-    return np.linalg.norm(flow, axis=-1) / SHORT_SIDE / seconds
+    return np.linalg.norm(_flow(before, after, seconds), axis=-1)
 
 
 def small_grey(frame: np.ndarray) -> np.ndarray:
