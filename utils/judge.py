@@ -139,7 +139,7 @@ def find_object(frame: np.ndarray) -> Blob | None:
     # The object's own colour, from its inside, and the background's, from outside its soft outline and the other blobs.
     margin = max(2, min(height, width) // 20)  # px
     near = grow(blob, margin)
-    outside = (1.0 - np.maximum(grow(bright, margin), near)).astype(np.float32)
+    outside = 1 - grow(bright, margin).astype(np.float32)
     inside = cv2.erode(blob, np.ones((3, 3), np.uint8), borderValue=0)
     if not outside.any() or not inside.any():
         return None
@@ -148,7 +148,8 @@ def find_object(frame: np.ndarray) -> Blob | None:
     background = smooth(frame * outside[..., None], 2 * margin) / np.maximum(weight, 1e-6)[..., None]
     contrast = rgb - background
 
-    share = np.einsum("hwc,hwc->hw", frame - background, contrast) / np.einsum("hwc,hwc->hw", contrast, contrast)
+    length = np.maximum(np.einsum("hwc,hwc->hw", contrast, contrast), 1)  # squared
+    share = np.einsum("hwc,hwc->hw", frame - background, contrast) / length
     alpha = near * np.clip(share, -0.5, 1.5)  # beyond [0, 1], so that noise cancels out
     area = float(alpha.sum())
     radius = max(area, 0) ** 0.5 / np.pi**0.5
