@@ -135,16 +135,18 @@ def test_what_no_shape_fits_has_no_shape():
         assert verdict.colour == "red" and verdict.shape is None and verdict.flaws == ("shape",)
 
 
-def test_a_diagonal_a_reversal_and_a_leap_have_no_direction():
-    thing = {"shape": "circle", "radius": 6, "rgb": [225, 45, 45]}
-    ramp = np.linspace(8, 24, 8)
-    diagonal, reversal = (
-        np.stack([ramp, 8 + 0.8 * (ramp - 8)], 1),
-        np.stack([np.r_[ramp, ramp[::-1]], 0 * np.r_[ramp, ramp] + 16], 1),
-    )
-    leap = np.stack([np.repeat([9, 23], 4), np.repeat(16, 8)], 1)
-    for path in (diagonal, reversal, leap):
-        assert judge(clip_of([thing | {"path": path.tolist()}], hard=False)).direction is None
+def test_a_drift_a_diagonal_a_reversal_and_a_leap_have_no_direction():
+    ramp, still = np.linspace(9, 23, 8), np.full(8, 16)
+    paths = {
+        "steady": (ramp, still),
+        "drift": (16 + (ramp - 16) / 4, still),
+        "diagonal": (ramp, 0.8 * ramp),
+        "reversal": (np.r_[ramp[::2], ramp[::-2]], still),
+        "leap": (np.repeat([9, 23], 4), still),
+    }
+    for name, path in paths.items():
+        thing = {"shape": "circle", "radius": 6, "rgb": [225, 45, 45], "path": np.stack(path, axis=1).tolist()}
+        assert judge(clip_of([thing], hard=False)).direction == ("right" if name == "steady" else None)
 
 
 def test_mirrored_and_reversed_clips_move_the_other_way():
