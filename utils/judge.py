@@ -21,9 +21,7 @@ MIN_RADIUS, MAX_RADIUS = 0.08, 0.4  # fraction of the frame; what is smaller or 
 MIN_TRAVEL = 1 / 8  # fraction of the frame; what moves less has no direction
 MAX_STRAY = 1 / 8  # of the travel: mean distance from a straight, steady path; 1/6 is one leap between two places
 MIN_SEEN = 0.75  # share of the frames that must show an object, or nothing is said about the clip
-MAX_MISFIT = (
-    0.2  # mean squared error of the best mask over the object: blurred shapes reach 0.13, random blobs begin at 0.3
-)
+MAX_MISFIT = 0.2  # mean squared error of the best mask; blurred shapes reach 0.13, random blobs begin at 0.3
 SPEED_LIMIT = (shapes.SPEEDS["slow"][1] + shapes.SPEEDS["fast"][0]) / 2
 SIZE_LIMIT = (shapes.SIZES["small"][1] + shapes.SIZES["large"][0]) / 2
 
@@ -31,7 +29,7 @@ SIZE_LIMIT = (shapes.SIZES["small"][1] + shapes.SIZES["large"][0]) / 2
 SECOND_AREA = 0.1  # of the object's area
 SIZE_CHANGE = 1.2  # largest radius over smallest; from small to large it is 1.2 to 1.35
 COLOUR_CHANGE = 60  # 8-bit levels, length over the channels; from orange to yellow it is 84
-SHAPE_CHANGE = 0.03  # by how much another shape may fit a frame better; of real clips, none does, and theirs by 0.05
+SHAPE_CHANGE = 0.03  # how much better another shape may fit a frame; in real clips it fits worse, by 0.05 or more
 JUMP = 0.1  # fraction of the frame
 
 HUES = {
@@ -150,7 +148,7 @@ def find_object(frame: np.ndarray) -> Blob | None:
 
     length = np.maximum(np.einsum("hwc,hwc->hw", contrast, contrast), 1)  # squared
     share = np.einsum("hwc,hwc->hw", frame - background, contrast) / length
-    alpha = near * np.clip(share, -0.5, 1.5)  # beyond [0, 1], so that noise cancels out
+    alpha = near * np.clip(share, 0, 1)
     area = float(alpha.sum())
     radius = max(area, 0) ** 0.5 / np.pi**0.5
     if not MIN_RADIUS <= radius / (height * width) ** 0.5 <= MAX_RADIUS:
