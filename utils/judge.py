@@ -19,8 +19,9 @@ MIN_CONTRAST = 60  # 8-bit levels between object and background, in the largest 
 MIN_SATURATION = 0.35  # below it the object is white; the demo's colours have 0.68 or more
 MIN_RADIUS, MAX_RADIUS = 0.08, 0.4  # fraction of the frame; what is smaller or larger is no object
 MIN_TRAVEL = 1 / 8  # fraction of the frame; what moves less has no direction
+MAX_STRAY = 1 / 8  # of the travel: mean distance from a straight, steady path; 1/6 is one leap between two places
 MIN_SEEN = 0.75  # share of the frames that must show an object, or nothing is said about the clip
-MAX_MISFIT = 0.15  # mean squared error of the best mask over the object; above it there is no shape
+MAX_MISFIT = 0.2  # mean squared error of the best mask; blurred shapes reach 0.13, random blobs begin at 0.3
 SPEED_LIMIT = (shapes.SPEEDS["slow"][1] + shapes.SPEEDS["fast"][0]) / 2
 SIZE_LIMIT = (shapes.SIZES["small"][1] + shapes.SIZES["large"][0]) / 2
 
@@ -28,7 +29,7 @@ SIZE_LIMIT = (shapes.SIZES["small"][1] + shapes.SIZES["large"][0]) / 2
 SECOND_AREA = 0.1  # of the object's area
 SIZE_CHANGE = 1.2  # largest radius over smallest; from small to large it is 1.2 to 1.35
 COLOUR_CHANGE = 60  # 8-bit levels, length over the channels; from orange to yellow it is 84
-SHAPE_CHANGE = 0.02  # by how much another shape may fit a frame better
+SHAPE_CHANGE = 0.03  # how much better another shape may fit a frame; in real clips it fits worse, by 0.05 or more
 JUMP = 0.1  # fraction of the frame
 
 HUES = {
@@ -86,10 +87,13 @@ def judge(frames: np.ndarray) -> Verdict:
     colours = np.array([blob.rgb for blob in blobs])
     misfits = np.array([blob.misfits for blob in blobs])  # (frames seen, shapes)
 
-    travel = np.polyfit(seen, centres, 1)[0] * (num_frames - 1)
+    slope, start = np.polyfit(seen, centres, 1)  # of x and y
+    travel, path = slope * (num_frames - 1), start + np.outer(seen, slope)
+    stray = np.linalg.norm(centres - path, axis=1)
     axis = int(np.abs(travel).argmax())
     distance, aside = abs(travel[axis]), abs(travel[1 - axis])
-    moves = distance > MIN_TRAVEL and distance > 2 * aside
+    steady = (stray**2).mean() ** 0.5 <= MAX_STRAY * distance
+    moves = distance > MIN_TRAVEL and distance > 2 * aside and steady
     direction = (("left", "right"), ("up", "down"))[axis][int(travel[axis] > 0)] if moves else None
     radius = float(np.median(radii))
     best = int(misfits.mean(axis=0).argmin())
@@ -121,7 +125,7 @@ def judge(frames: np.ndarray) -> Verdict:
 def find_object(frame: np.ndarray) -> Blob | None:
     """The largest thing that stands out of a frame, float32 (H, W, 3) in 8-bit levels; None if nothing does."""
     height, width, _ = frame.shape
-    level = cv2.GaussianBlur(frame, (3, 3), 0).max(-1)  # a little smoother, so that noise does not fray the outline
+    level = np.maximum.reduce(cv2.split(cv2.GaussianBlur(frame, (3, 3), 0)))  # smoother: noise frays no outline
     ground, peak = np.median(level), level.max()
     if peak - ground < MIN_CONTRAST:
         return None
@@ -133,7 +137,7 @@ def find_object(frame: np.ndarray) -> Blob | None:
     # The object's own colour, from its inside, and the background's, from outside its soft outline and the other blobs.
     margin = max(2, min(height, width) // 20)  # px
     near = grow(blob, margin)
-    outside = (1.0 - np.maximum(grow(bright, margin), near)).astype(np.float32)
+    outside = 1 - grow(bright, margin).astype(np.float32)
     inside = cv2.erode(blob, np.ones((3, 3), np.uint8), borderValue=0)
     if not outside.any() or not inside.any():
         return None
@@ -142,7 +146,9 @@ def find_object(frame: np.ndarray) -> Blob | None:
     background = smooth(frame * outside[..., None], 2 * margin) / np.maximum(weight, 1e-6)[..., None]
     contrast = rgb - background
 
-    alpha = near * np.clip(((frame - background) * contrast).sum(-1) / (contrast**2).sum(-1), -0.5, 1.5)
+    length = np.maximum(np.einsum("hwc,hwc->hw", contrast, contrast), 1)  # squared
+    share = np.einsum("hwc,hwc->hw", frame - background, contrast) / length
+    alpha = near * np.clip(share, 0, 1)
     area = float(alpha.sum())
     radius = max(area, 0) ** 0.5 / np.pi**0.5
     if not MIN_RADIUS <= radius / (height * width) ** 0.5 <= MAX_RADIUS:
