@@ -26,11 +26,10 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	$(PY) -m pip install -q $(PIP_FLAGS) -r requirements-dev.txt
 	@touch $@
 
-demo: $(VENV)/installed ## data, training and videos from nothing, in minutes on two CPU cores; resumes when typed again
+demo: $(VENV)/installed ## data, training, videos and their score from nothing, in minutes on two CPU cores; resumes when typed again
 	$(PY) video_dataset.py --output_dir $(DEMO_DATA)
 	$(PY) train_text2video.py --preset demo --data_dir $(DEMO_DATA) --output_dir $(DEMO_RUN) --resume auto --no_wandb
-	$(PY) generate_text2video.py --checkpoint $(DEMO_RUN)/best_model.pth --output_dir $(DEMO_VIDEOS) --visualize \
-	    --prompts_file $(DEMO_DATA)/seen_prompts.txt $(DEMO_DATA)/heldout_prompts.txt --batch_size 16 --fps 4
+	$(PY) evaluate_text2video.py --checkpoint $(DEMO_RUN) --data_dir $(DEMO_DATA) --output_dir $(DEMO_VIDEOS) --batch_size 16
 
 svd-demo: $(VENV)/installed ## SVD end to end in minutes with a tiny random model: shows that everything runs, not what SVD can do
 	$(PY) -m tests.tiny_svd $(SVD_DEMO)/tiny_svd

@@ -13,8 +13,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.cli import Diverged, Parser, UserError, integer, run
-from utils.model_args import add_model_args, check_model_args, load_initial_weights, make_text_encoder, make_unet
+from utils.cli import Diverged, Parser, UserError, choice, integer, run
+from utils.model_args import (
+    add_model_args,
+    check_model_args,
+    load_initial_weights,
+    make_diffusion,
+    make_text_encoder,
+    make_unet,
+)
 from utils.training_args import (
     FREE_ON_RESUME,
     TRACKERS,
@@ -23,7 +30,7 @@ from utils.training_args import (
     add_run_args,
     check_run_args,
 )
-from video_dataset import add_data_args, data_args
+from video_dataset import add_data_args, data_args, seen_as
 
 # torch and what is built on it are imported in main(): --help and a misspelt flag answer at once.
 
@@ -47,7 +54,8 @@ PRESETS = {
         "prediction_type": "sample",
         "loss_weighting": "snr_plus_one",
         "max_train_steps": 1800,
-        "learning_rate": 1e-3,
+        "optimizer": "muon",
+        "learning_rate": 2e-3,
         "lr_scheduler": "warmup_stable_decay",
         "lr_warmup_steps": 100,
         "ema_decay": 0.995,
@@ -73,6 +81,7 @@ PRESETS = {
 
 # See FREE_ON_RESUME.
 FREE = FREE_ON_RESUME | {"preset", "num_epochs", "cache_mb", "validation_prompts", "data_dir"}
+FREE |= {"evaluate_every", "evaluate_prompts"}
 
 REMEDIES = (
     "a smaller --batch_size (with --gradient_accumulation_steps for the same effect), --gradient_checkpointing, "
@@ -86,6 +95,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_data_args(parser)
     add_model_args(parser)
     add_training_args(parser)
+    group = parser.add_argument_group("benchmark, on the demo dataset")
+    group.add_argument(
+        "--evaluate_every", type=integer(0), default=0, help="steps between scores of prompts obeyed; 0: none"
+    )
+    group.add_argument(
+        "--evaluate_prompts", type=integer(1, 10_000), default=48, help="per group: seen and held-out combinations"
+    )
     parser.checks.append(check_args)
     # The preset first, then the command line over it; --num_epochs there also unseats the preset's number of steps.
     argv = sys.argv[1:] if argv is None else argv
@@ -107,6 +123,12 @@ def add_training_args(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max_train_steps", type=integer(1), default=None, help="optimizer steps; overrides --num_epochs"
     )
+    group.add_argument(
+        "--optimizer",
+        type=choice("adamw", "muon"),
+        default="adamw",
+        help="muon: for the weight matrices, AdamW for the rest",
+    )
     add_optimizer_args(group, learning_rate=1e-4, lr_scheduler="cosine", lr_warmup_steps=500, adam_beta2=0.99)
     group.add_argument(
         "--gradient_checkpointing", action="store_true", help="recompute activations: less memory, a third more time"
@@ -127,6 +149,8 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
     yield from check_model_args(args)
     if not args.data_dir.is_dir():
         yield f"--data_dir: there is no folder {args.data_dir}; `python video_dataset.py` writes ./demo_video_data"
+    elif args.evaluate_every and not (args.data_dir / "dataset.json").is_file():
+        yield f"--evaluate_every: judges the demo dataset alone, and {args.data_dir} is another one; leave it out"
     yield from check_run_args(args, args.data_dir)
 
 
@@ -134,7 +158,7 @@ def main(args: argparse.Namespace) -> None:
     import torch
     from tqdm.auto import tqdm
 
-    from models.diffusion import CaptionedDiffusion, TextToVideoDiffusion
+    from models.diffusion import CaptionedDiffusion
     from utils.checkpoint import (
         check_settings,
         find_run,
@@ -144,6 +168,7 @@ def main(args: argparse.Namespace) -> None:
         write_settings,
     )
     from utils.model_file import cpu_tensors
+    from utils.optimizers import make_optimizer
     from utils.training import (
         EndlessSampler,
         Metrics,
@@ -188,16 +213,7 @@ def main(args: argparse.Namespace) -> None:
     seed_step(args.seed)
     text_encoder = make_text_encoder(args, train_set.captions(mirrored=args.augment), state.get("tokenizer"))
     unet = make_unet(args, text_encoder.dim)
-    diffusion = TextToVideoDiffusion(
-        unet,
-        args.num_timesteps,
-        args.prediction_type,
-        args.loss_weighting,
-        args.snr_gamma,
-        args.noise_shift,
-        args.zero_terminal_snr,
-        args.text_dropout,
-    )
+    diffusion = make_diffusion(args, unet)
     if args.init_from is not None:
         load_initial_weights(args.init_from, unet, text_encoder)
     if args.gradient_checkpointing:
@@ -212,14 +228,13 @@ def main(args: argparse.Namespace) -> None:
     say(f"{sum(p.numel() for p in unet.parameters()) / 1e6:.1f}M parameters in the U-Net, text by {text_encoder.name}")
 
     # Optimizer, schedule, and the moving average that samples are drawn from.
-    optimizer = torch.optim.AdamW(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
-        lr=args.learning_rate,
-        betas=(args.adam_beta1, args.adam_beta2),
-        weight_decay=args.adam_weight_decay,
-        fused=True,
-    )
+    betas = (args.adam_beta1, args.adam_beta2)
+    optimizer = make_optimizer(args.optimizer, model, args.learning_rate, betas, args.adam_weight_decay)
     schedule = learning_rate_schedule(args.lr_scheduler, optimizer, args.lr_warmup_steps, max_train_steps)
+    if args.optimizer == "muon" and accelerator.distributed_type == "FSDP":
+        raise UserError(
+            "--optimizer: muon needs whole matrices, which FSDP cuts up; use adamw, or another configuration"
+        )
     trained, optimizer = accelerator.prepare(model, optimizer)
     parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
     ema = moving_average(parameters, args.ema_decay)
@@ -318,6 +333,9 @@ def main(args: argparse.Namespace) -> None:
             if last or step % args.sample_every == 0:
                 with ema_weights(ema, parameters), evaluation_mode(trained), accelerator.autocast():
                     draw_samples(accelerator, args, model, val_set, run_dir, step, metrics)
+            if args.evaluate_every and (last or step % args.evaluate_every == 0):
+                with ema_weights(ema, parameters), evaluation_mode(trained), accelerator.autocast():
+                    metrics.write(step, **benchmark_accuracy(args, model))
             stopping = any_process(accelerator, signals.received is not None)
             if last or stopping or step % args.checkpoint_every == 0:
                 save()
@@ -375,10 +393,27 @@ def save_best(run_dir: Path, args: argparse.Namespace, model, step: int, val_los
         "height": args.frame_size,
         "width": args.frame_size,
         "guidance_scale": args.guidance_scale,
+        "data": seen_as(args),
     }
     packed = pack_model(model.diffusion, model.text_encoder, **about)
     if main_process:
         save_model(run_dir / "best_model.pth", packed)
+
+
+def benchmark_accuracy(args: argparse.Namespace, model) -> dict[str, float]:
+    """Shares of the demo benchmark's videos that show what their prompts say, as evaluate_text2video.py judges them."""
+    from utils.evaluation import accuracies, demo_settings, judge_model
+    from utils.scores import score_groups
+
+    settings = {
+        "num_frames": args.num_frames,
+        "height": args.frame_size,
+        "width": args.frame_size,
+        "num_inference_steps": min(15, args.num_timesteps),
+        "guidance_scale": args.guidance_scale,
+    }
+    hard = demo_settings(args.data_dir)["hard"]
+    return accuracies(score_groups(judge_model(model, args.evaluate_prompts, hard, 16, settings)))
 
 
 def draw_samples(accelerator, args: argparse.Namespace, model, val_set, run_dir: Path, step: int, metrics) -> None:
@@ -388,25 +423,19 @@ def draw_samples(accelerator, args: argparse.Namespace, model, val_set, run_dir:
     has turned static shows at once.
     """
     import numpy as np
-    import torch
 
     from utils.training import log_media
     from utils.video_io import contact_sheet, to_uint8, write_image, write_video
 
     prompts = args.validation_prompts or list(dict.fromkeys(val_set.captions()))[:4]
-    embeddings, mask = model.text_encoder.encode(prompts)
-    negative, negative_mask = model.text_encoder.encode([""] * len(prompts))
-    videos = model.diffusion.sample(
-        embeddings,
-        mask,
-        negative,
-        negative_mask,
+    videos = model.sample(
+        prompts,
+        seeds=range(len(prompts)),
         num_frames=args.num_frames,
         height=args.frame_size,
         width=args.frame_size,
         num_inference_steps=min(25, args.num_timesteps),
         guidance_scale=args.guidance_scale,
-        generators=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))],
     )
     if not accelerator.is_main_process:
         return

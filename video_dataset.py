@@ -364,6 +364,12 @@ def data_args(args: argparse.Namespace) -> dict:
     return {name: getattr(args, name) for name in names.split()} | {"cache_bytes": args.cache_mb * 2**20}
 
 
+def seen_as(args: argparse.Namespace) -> dict:
+    """How training reads its clips, besides frames and size: what a model file keeps, for comparisons with the data."""
+    names = "target_fps resize_mode short_clips missing_caption caption_encoding val_fraction max_samples"
+    return {name: getattr(args, name) for name in names.split()}
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
     parser.add_argument("--output_dir", type=Path, default=Path("demo_video_data"), help="where the demo goes")

@@ -288,3 +288,14 @@ class CaptionedDiffusion(nn.Module):
         """The loss of clips (B, C, T, H, W) in [-1, 1] with their captions, some of which are dropped in training."""
         embeddings, mask = self.text_encoder(self.diffusion.drop_text(captions))
         return self.diffusion(videos, embeddings, mask)
+
+    @torch.no_grad()
+    def sample(self, prompts: list[str], seeds: list[int], negative_prompt: str = "", **settings) -> Tensor:
+        """Videos (B, C, T, H, W) in [-1, 1] of the prompts; seeds[i] makes the same video i in any batch.
+
+        settings: those of TextToVideoDiffusion.sample. negative_prompt: what guidance leads away from.
+        """
+        embeddings, mask = self.text_encoder.encode(prompts)
+        negative, negative_mask = self.text_encoder.encode([negative_prompt] * len(prompts))
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return self.diffusion.sample(embeddings, mask, negative, negative_mask, generators=generators, **settings)

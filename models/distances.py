@@ -14,6 +14,7 @@ from torch import Tensor
 
 Z = 1.959964  # 97.5 % quantile of the normal distribution
 NUM_HALVES = 400
+MIN_CLIPS = 4  # of each set, below which a distance says nothing
 CHUNK = 1024  # rows of a kernel matrix at a time
 
 
@@ -80,8 +81,10 @@ def _features(generated: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
     sets = []
     for name, values in (("generated", generated), ("real", real)):
         values = torch.as_tensor(values).detach().double()
-        if values.dim() != 2 or len(values) < 4:
-            raise ValueError(f"{name}: features must be (N, D) with N of at least 4, not {tuple(values.shape)}")
+        if values.dim() != 2 or len(values) < MIN_CLIPS:
+            raise ValueError(
+                f"{name}: features must be (N, D) with N of at least {MIN_CLIPS}, not {tuple(values.shape)}"
+            )
         if not values.isfinite().all():
             raise ValueError(f"{name}: features of {int((~values.isfinite()).any(1).sum())} clips are not numbers")
         sets.append(values)

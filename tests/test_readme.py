@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import evaluate_text2video
 import generate_text2video
 import infer_svd
 import prepare_dataset
@@ -20,7 +21,15 @@ from utils.video_io import probe_video
 
 ROOT = Path(__file__).parent.parent
 READMES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")}
-MODULES = (video_dataset, train_text2video, generate_text2video, prepare_dataset, train_svd, infer_svd)
+MODULES = (
+    video_dataset,
+    train_text2video,
+    generate_text2video,
+    evaluate_text2video,
+    prepare_dataset,
+    train_svd,
+    infer_svd,
+)
 SCRIPTS = {f"{module.__name__}.py": module for module in MODULES}
 OTHER_TOOLS = {"pip", "make", "hf", "source", "export", "tensorboard"}
 OTHER_FLAGS = {"--index-url", "--upgrade", "--config_file", "--num_processes", "--nproc_per_node", "--local-dir"}
@@ -174,7 +183,8 @@ def test_file_tree_is_complete_and_true(name):
     tree = next(block for block in blocks(name, "text") if "train_text2video.py" in block)
     listed = [line.split()[0] for line in tree.splitlines()]
     assert [file for file in listed if not (ROOT / file).is_file()] == []
-    existing = [path for pattern in ("*.py", "models/*.py", "utils/*.py", "tests/*.py") for path in ROOT.glob(pattern)]
+    folders = ("", "models/", "utils/", "tests/", "benchmarks/")
+    existing = [path for folder in folders for path in ROOT.glob(f"{folder}*.py")]
     assert {str(path.relative_to(ROOT)) for path in existing} - set(listed) == set()
 
 

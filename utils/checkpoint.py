@@ -209,7 +209,7 @@ def restore_training_state(resumed: Resumed, optimizer, schedule, ema, scaler) -
             value = spread(value, parameter)
         moments.setdefault(int(i), {})[name] = value
     optimizer.load_state_dict({"state": moments, "param_groups": resumed.state["optimizer_groups"]})
-    schedule.load_state_dict({**resumed.state["schedule"], "lr_lambdas": [None]})
+    schedule.load_state_dict({**resumed.state["schedule"], "lr_lambdas": [None] * len(optimizer.param_groups)})
     if scaler is not None:
         scaler.load_state_dict(resumed.state["scaler"])
     if ema is not None:

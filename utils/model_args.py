@@ -171,6 +171,22 @@ def make_unet(args: argparse.Namespace, cross_attention_dim: int):
     )
 
 
+def make_diffusion(args: argparse.Namespace, unet):
+    """The diffusion that the flags describe, around the U-Net."""
+    from models.diffusion import TextToVideoDiffusion
+
+    return TextToVideoDiffusion(
+        unet,
+        args.num_timesteps,
+        args.prediction_type,
+        args.loss_weighting,
+        args.snr_gamma,
+        args.noise_shift,
+        args.zero_terminal_snr,
+        args.text_dropout,
+    )
+
+
 def inflate_image_model(name: str, cross_attention_dim: int, **video_settings):
     """A UNet3D for RGB videos from an image model's folder (with or without its unet/ folder) or hub name."""
     from diffusers import UNet2DConditionModel

@@ -11,7 +11,7 @@ from PIL import Image
 from utils.cli import printable
 from utils.clip_writer import SHEET_FRAMES
 from utils.frame_folders import write_if_new
-from utils.gallery import STYLE
+from utils.gallery import html_page
 
 MAX_CLIPS = 500  # with pictures: about 10 KB each
 
@@ -23,7 +23,6 @@ PAGE_STYLE = """
 .strip b { flex: 1; max-width: calc(var(--n) * var(--w)); aspect-ratio: calc(var(--n) * var(--w) / var(--h));
            background-size: 100% 100%; }
 @keyframes play { to { background-position-x: calc(-1 * var(--n) * var(--w)); } }
-table { border-collapse: collapse; } td { padding: .2rem 1rem .2rem 0; overflow-wrap: anywhere; }
 svg { max-width: 40rem; width: 100%; } rect { fill: #6f9cf5; } text { fill: #a9abb6; font-size: 12px; }
 .rejected { outline: 1px solid #a33; } em { color: #f08080; }
 """
@@ -37,7 +36,7 @@ def write_report(path: Path, rows: dict[str, dict], sheets: dict[str, Path]) -> 
     kept = {clip: row for clip, row in rows.items() if "folder" in row}
     rejected = {clip: row for clip, row in rows.items() if "folder" not in row}
     title = f"{len(kept)} clips, {sum(row['frames'] for row in kept.values())} frames"
-    body = [f"<h1>{title}</h1>", f"<p>{len(rejected)} rejected</p>"]
+    body = [f"<p>{len(rejected)} rejected</p>"]
     if kept:
         body += ["<h2>Motion</h2>", _histogram([row["motion_score"] for row in kept.values()])]
     if rejected:
@@ -46,14 +45,7 @@ def write_report(path: Path, rows: dict[str, dict], sheets: dict[str, Path]) -> 
         body += ["<h2>Rejected, by reason</h2>", f"<table>{lines}</table>"]
         body += ["<h2>Rejected clips</h2>", *_figures(rejected, sheets)]
     body += ["<h2>Clips</h2>", *_figures(kept, sheets)]
-    page = [
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{title}</title><style>{STYLE}{PAGE_STYLE}</style></head><body>",
-        *body,
-        "</body></html>",
-    ]
-    write_if_new(path, "\n".join(page) + "\n")
+    write_if_new(path, html_page(title, body, PAGE_STYLE))
 
 
 def _figures(rows: dict[str, dict], sheets: dict[str, Path]) -> list[str]:

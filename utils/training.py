@@ -223,7 +223,7 @@ def read_metrics(path: Path) -> list[dict]:
 
 
 def plot_metrics(rows: list[dict], path: Path) -> None:
-    """Training and validation loss, and learning rate, against the step, as a PNG."""
+    """Training and validation loss, learning rate and, where it was judged, accuracy against the step, as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -233,7 +233,11 @@ def plot_metrics(rows: list[dict], path: Path) -> None:
         points = [(row["step"], row[name]) for row in rows if name in row]
         return [step for step, _ in points], [value for _, value in points]
 
-    figure, (losses, rate) = pyplot.subplots(2, 1, figsize=(8, 7), sharex=True, height_ratios=[3, 1], dpi=110)
+    judged = {name.removeprefix("accuracy/") for row in rows for name in row if name.endswith(("_all", "_strict"))}
+    heights = [3, 1, 2] if judged else [3, 1]
+    figure, (losses, rate, *more) = pyplot.subplots(
+        len(heights), 1, figsize=(8, 7 + 3 * bool(judged)), sharex=True, height_ratios=heights, dpi=110
+    )
     steps, values = curve("train/loss")
     losses.plot(steps, values, color="lightsteelblue", linewidth=0.8, label="training loss")
     if len(values) >= 20:
@@ -246,7 +250,12 @@ def plot_metrics(rows: list[dict], path: Path) -> None:
     losses.set(ylabel="loss", yscale="log" if positive else "linear")
     losses.grid(alpha=0.3), losses.legend()
     rate.plot(*curve("train/learning_rate"), color="tab:green")
-    rate.set(xlabel="step", ylabel="learning rate"), rate.grid(alpha=0.3)
+    rate.set(ylabel="learning rate"), rate.grid(alpha=0.3)
+    for axes in more:
+        for name in sorted(judged):
+            axes.plot(*curve(f"accuracy/{name}"), "o-", markersize=3, label=name.replace("_", " "))
+        axes.set(ylabel="videos that obey", ylim=(0, 1)), axes.grid(alpha=0.3), axes.legend()
+    figure.axes[-1].set_xlabel("step")
     figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)

@@ -22,9 +22,7 @@ def add_optimizer_args(
     group.add_argument(
         "--gradient_accumulation_steps", type=integer(1), default=1, help="micro-batches per optimizer step"
     )
-    group.add_argument(
-        "--learning_rate", type=number(0, above=True), default=learning_rate, help="peak learning rate of AdamW"
-    )
+    group.add_argument("--learning_rate", type=number(0, above=True), default=learning_rate, help="peak learning rate")
     group.add_argument(
         "--lr_scheduler",
         type=choice("cosine", "linear", "constant", "constant_with_warmup", "warmup_stable_decay"),

@@ -1,0 +1,95 @@
+"""What every benchmark needs: where it ran, a place for its numbers, and the cost of a training step."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from utils.cli import versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def hardware() -> dict:
+    """What a figure depends on besides the code: processor, cores, threads, memory, GPU, versions."""
+    cpu = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = info.read_text().splitlines()
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "cpu": cpu,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": versions(),
+    }
+
+
+def write_result(name: str, result: dict) -> Path:
+    """benchmarks/results/<name>.json with the hardware and the date; the file is replaced whole."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    whole = {"date": time.strftime("%Y-%m-%d"), "hardware": hardware(), **result}
+    partial = path.with_name(f".{path.name}.tmp")
+    partial.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+class TrainingStep:
+    """One training step of train_text2video.py's settings on random clips, to be timed: forward, backward, clipping,
+    optimizer and moving average. `args` are the trainer's parsed arguments."""
+
+    def __init__(self, args: argparse.Namespace, captions: list[str]):
+        from models.diffusion import CaptionedDiffusion
+        from utils.model_args import make_diffusion, make_text_encoder, make_unet
+        from utils.optimizers import make_optimizer
+        from utils.training import choose_precision, moving_average
+
+        torch.manual_seed(args.seed)
+        encoder = make_text_encoder(args, captions)
+        self.model = CaptionedDiffusion(make_diffusion(args, make_unet(args, encoder.dim)), encoder).train()
+        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        betas = (args.adam_beta1, args.adam_beta2)
+        self.optimizer = make_optimizer(args.optimizer, self.model, args.learning_rate, betas, args.adam_weight_decay)
+        self.ema = moving_average(self.parameters, args.ema_decay)
+        self.bf16 = choose_precision(args.mixed_precision, on_cpu=True) == "bf16"
+        self.videos = torch.rand(args.batch_size, 3, args.num_frames, args.frame_size, args.frame_size) * 2 - 1
+        self.captions = [captions[i % len(captions)] for i in range(args.batch_size)]
+        self.max_grad_norm = args.max_grad_norm
+
+    def __call__(self) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            loss = self.model(self.videos, self.captions)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.step(self.parameters)
+
+
+def cost_ratio(step, reference, repeats: int = 9) -> float:
+    """How many times the processor seconds of `reference` one call of `step` takes: the median of alternating pairs.
+
+    Processor seconds of this process, so that other programs on the machine do not count.
+    """
+    for _ in range(2):
+        step(), reference()
+    ratios = []
+    for _ in range(repeats):
+        seconds = []
+        for call in (step, reference):
+            start = time.process_time()
+            call()
+            seconds.append(time.process_time() - start)
+        ratios.append(seconds[0] / seconds[1])
+    return statistics.median(ratios)
