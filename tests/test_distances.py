@@ -63,7 +63,7 @@ def test_kernel_distance_of_equal_distributions_is_zero_on_average_at_any_size(n
 @pytest.mark.parametrize("shift, n, m", [(0, 24, 24), (0.4, 24, 24), (0.4, 16, 100)])
 def test_the_interval_of_the_kernel_distance_holds_the_truth_in_90_to_100_of_100_cases(shift, n, m):
     rng = np.random.default_rng(0)
-    large = features(rng, 6000, shift), features(rng, 6000)
+    large = features(rng, 2500, shift), features(rng, 2500)
     truth = kernel_distance(*large, num_halves=1).value if shift else 0.0
     intervals = [kernel_distance(features(rng, n, shift), features(rng, m), num_halves=100) for _ in range(200)]
     assert covered(intervals, truth) >= 0.9
@@ -109,8 +109,8 @@ def test_frechet_distance_is_biased_by_small_sets_and_the_kernel_distance_is_not
 
 def test_the_interval_of_the_frechet_distance_holds_its_mean_at_this_size():
     rng = np.random.default_rng(0)
-    intervals = [frechet_distance(features(rng, 20, 0.4), features(rng, 40), num_halves=40) for _ in range(200)]
-    assert covered(intervals, np.mean([interval.value for interval in intervals])) >= 0.88
+    intervals = [frechet_distance(features(rng, 20, 0.4), features(rng, 40), num_halves=30) for _ in range(150)]
+    assert covered(intervals, np.mean([interval.value for interval in intervals])) >= 0.9
 
 
 # Both
@@ -168,6 +168,8 @@ def test_the_difference_of_two_means_has_an_interval():
     rng = np.random.default_rng(0)
     pairs = [(mean_interval(rng.normal(1, 3, 12)), mean_interval(rng.normal(0, 1, 40))) for _ in range(1000)]
     assert covered([difference(a, b) for a, b in pairs], 1) == pytest.approx(0.95, abs=0.02)
+    skewed = difference(Distance("k", 5, 3, 9), Distance("k", 1, 0, 4))
+    assert (skewed.value, skewed.low, skewed.high) == (4, 4 - math.hypot(2, 3), 4 + math.hypot(4, 1))
 
 
 @pytest.mark.parametrize("interval", [mean_interval, share_interval, median_interval])

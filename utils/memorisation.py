@@ -42,7 +42,11 @@ class Neighbours:
 
     @property
     def suspected(self) -> np.ndarray:
-        """(N,) bool: less than half as far from a training clip as that is from all other training clips."""
+        """(N,) bool: less than half as far from a training clip as that is from all other training clips.
+
+        Clips to look at, not a verdict: of fresh clips of the demo's shapes (300 for training) 3 % are suspected, of
+        noised copies 98 %. Held-out clips in the place of generated ones show how many are by chance.
+        """
         return self.ratio < COPY_RATIO
 
     @property

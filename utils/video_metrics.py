@@ -200,8 +200,9 @@ def _load(model_class, folder: Path, flag: str, files: str) -> nn.Module:
 
     if not folder.is_dir():
         raise UserError(f"{flag}: there is no folder {printable(folder)}; it should hold {files}")
-    verbosity = logging.get_verbosity()
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # a CLIP folder holds two towers, and what is left over is no news
+    logging.disable_progress_bar()
     try:
         model, info = model_class.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True
@@ -212,6 +213,8 @@ def _load(model_class, folder: Path, flag: str, files: str) -> nn.Module:
         ) from None
     finally:
         logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
     if missing := sorted(info["missing_keys"]):  # those would be random
         raise UserError(f"{flag}: {printable(folder)} lacks {missing[0]} and more; it should hold {files}")
     return model.float().eval()
