@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from utils.checkpoint import Resumed, restore_training_state, training_state
-from utils.optimizers import REST, MuonWithAdamW, make_optimizer
+from utils.optimizers import REST, BatchedMuon, MuonWithAdamW, make_optimizer, orthogonalise
 from utils.training import learning_rate_schedule
 
 
@@ -56,8 +56,33 @@ def test_together_they_do_what_torchs_muon_and_adamw_do_apart():
         muon.zero_grad(), adamw.zero_grad()
         apart(torch.arange(7).roll(step)[:4]).backward()
         muon.step(), adamw.step()
-    for mine, theirs in zip(weights(ours), weights(apart), strict=True):
-        assert torch.equal(mine, theirs)
+    for (name, mine), theirs in zip(ours.named_parameters(), apart.parameters(), strict=True):
+        assert torch.allclose(mine, theirs, atol=2e-3) if name == "linear.weight" else torch.equal(mine, theirs), name
+
+
+@pytest.mark.parametrize("shapes", [[(6, 5)], [(5, 6), (6, 5), (5, 6), (32, 8)]])
+def test_batched_muon_is_torchs_muon(shapes):
+    ours = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    theirs = [matrix.detach().clone().requires_grad_() for matrix in ours]
+    batched = BatchedMuon(ours, 0.02, weight_decay=0.1, momentum=0.9)
+    reference = torch.optim.Muon(theirs, 0.02, weight_decay=0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw")
+    for _ in range(4):
+        for mine, their in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn_like(mine)
+            their.grad = mine.grad.clone()
+        batched.step(), reference.step()
+    for mine, their in zip(ours, theirs, strict=True):
+        assert torch.allclose(mine, their, atol=1e-3)  # of the 0.05 or so that four steps move them
+        assert torch.allclose(
+            batched.state[mine]["momentum_buffer"], reference.state[their]["momentum_buffer"], atol=1e-6
+        )
+
+
+def test_the_directions_are_orthogonal_however_large_the_gradient():
+    for scale in (1e-3, 1e3):
+        directions = orthogonalise(scale * torch.randn(3, 12, 7), (3.4445, -4.775, 2.0315), 5, 1e-7)
+        values = torch.linalg.svdvals(directions)
+        assert values.min() > 0.6 and values.max() < 1.3
 
 
 def test_a_schedule_moves_both_learning_rates():

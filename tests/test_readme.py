@@ -34,6 +34,7 @@ SCRIPTS = {f"{module.__name__}.py": module for module in MODULES}
 OTHER_TOOLS = {"pip", "make", "hf", "source", "export", "tensorboard"}
 OTHER_FLAGS = {"--index-url", "--upgrade", "--config_file", "--num_processes", "--nproc_per_node", "--local-dir"}
 OTHER_FLAGS |= {"--logdir"}
+FOLDER_FLAGS = {"--data_dir", "--check", "--video_dir", "--dataset_dir", "--videos"}
 CHECKPOINT = "./checkpoints/text2video_xxx/best_model.pth"
 
 
@@ -85,9 +86,13 @@ def test_every_command_is_accepted_by_its_script(line, tmp_path, monkeypatch):
         if flag in ("--checkpoint", "--init_from", "--prompts_file", "--input_image"):
             Path(value).parent.mkdir(parents=True, exist_ok=True)
             Path(value).touch()
-        elif flag in ("--data_dir", "--check", "--video_dir", "--dataset_dir") or (flag == "--resume" and "/" in value):
+        elif flag in FOLDER_FLAGS or (flag == "--resume" and "/" in value):
             Path(value).mkdir(parents=True)
+    for value in argv[argv.index("--compare") + 1 :] if "--compare" in argv else ():
+        Path(value).parent.mkdir(parents=True)
+        Path(value).touch()
     (tmp_path / "demo_video_data").mkdir(exist_ok=True)
+    (tmp_path / "demo_video_data" / "dataset.json").touch()
     SCRIPTS[script].parse_args(argv)
 
 
