@@ -59,8 +59,10 @@ def test_any_size_and_two_frames_will_do():
         wide = np.pad(frames, [(0, 0), (4, 4), (16, 16), (0, 0)], constant_values=24)
         verdict = judge(wide)
         assert [verdict.colour, verdict.shape] == [attributes["colour"], attributes["shape"]]
-        assert verdict.direction in (attributes["direction"], None) and verdict.coherent
+        share = 32 / (64 if attributes["direction"] in ("left", "right") else 40)
+        assert verdict.travel == pytest.approx(share * judge(frames).travel, rel=0.01) and verdict.coherent
     assert judge(np.zeros((2, 1, 3, 3), np.uint8)).colour is None
+    assert judge(frames[:1]).colour is None  # one frame is no clip
 
 
 def test_shuffled_captions_score_chance():
@@ -215,6 +217,14 @@ def test_a_clip_with_one_flaw_is_not_coherent_and_the_flaw_is_named(flaw, hard):
         thing["path"] = (16 + 0.5 * (np.array(thing["path"]) - 16)).tolist()  # room for what goes wrong
         assert judge(clip_of([thing], hard)).flaws == ()
         assert judge(BREAKS[flaw](thing, hard, rng)).flaws == (flaw,)
+
+
+def test_a_missing_frame_is_no_jump():
+    for frames, attributes in real_clips(24, 32, num_frames=4):
+        frames[1] = shapes.BACKGROUND
+        verdict = judge(frames)
+        assert verdict.flaws == ("absent",) and verdict.frames_seen == 3
+        assert [verdict.direction, verdict.speed] == [attributes["direction"], attributes["speed"]]
 
 
 def test_two_objects_are_not_one():
