@@ -80,6 +80,7 @@ def test_wilson_interval_solves_its_equation_and_keeps_its_promise():
         coverage.append(sum(comb(48, n) * truth**n * (1 - truth) ** (48 - n) for n in held))
     assert np.mean(coverage) == pytest.approx(0.95, abs=0.01)
     assert wilson(0, 0) == (0, 1)
+    assert all(wilson(0, count)[0] == 0 and wilson(count, count)[1] == 1 for count in range(1, 300))
     with pytest.raises(ValueError, match="3 hits of 2"):
         wilson(3, 2)
 
@@ -102,6 +103,10 @@ def test_chance_on_the_benchmark_is_one_in_the_number_of_values():
 def test_chance_is_told_only_of_what_is_asked():
     assert chance([]) == chance([NONE, NONE]) == {}
     assert chance([NONE | {"colour": "red"}, NONE]) == {"colour": 1, "all": 1, "strict": 1}
+    # Whatever else its clip shows, a prompt that names less is easier to please.
+    assert chance([RED, NONE | {"colour": "red"}]) | {"all": 3 / 4, "strict": 3 / 4} == chance(
+        [RED, NONE | {"colour": "red"}]
+    )
 
 
 def test_scores_count_and_are_plain_data():
@@ -122,7 +127,7 @@ def test_confusion_counts_every_clip_whose_prompt_names_the_attribute_once():
         (RED, seen(RED | {"colour": "orange"})),
         (BLUE, seen(RED)),
         (BLUE, BLIND),
-        (NONE, seen(RED)),
+        (NONE, seen(RED | {"colour": "green"})),
     ]
     matrix = confusion(rows, "colour")
     assert matrix == {

@@ -32,14 +32,25 @@ COLOUR_CHANGE = 60  # 8-bit levels, length over the channels; from orange to yel
 SHAPE_CHANGE = 0.03  # how much better another shape may fit a frame; in real clips it fits worse, by 0.05 or more
 JUMP = 0.1  # fraction of the frame
 
-HUES = {
-    name: colorsys.rgb_to_hsv(*rgb)[0] for name, rgb in shapes.HARD_COLOURS.items() if name != "white"
-}  # in [0, 1), red is 0
+VALUES = {  # of each attribute, those that the judge tells apart
+    "colour": tuple(shapes.HARD_COLOURS),
+    "shape": shapes.SHAPES,
+    "direction": tuple(shapes.DIRECTIONS),
+    "speed": tuple(shapes.SPEEDS),
+    "size": tuple(shapes.SIZES),
+}
+# In [0, 1), red is 0. Clips of the four easy colours too are told apart by all: an orange shape is no red one.
+HUES = {name: colorsys.rgb_to_hsv(*rgb)[0] for name, rgb in shapes.HARD_COLOURS.items() if name != "white"}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a clip shows. An attribute is None where nothing can be said about it.
+    """What a clip shows. An attribute is None where nothing can be said about it: all five where fewer than 3/4 of the
+    frames show an object.
+
+    direction: of a straight line fitted to the centroids; None if it leads less than 1/8 of the frame, if its smaller
+    component is more than half of the larger, or if the centroids stray from it. speed: its length, so None then too.
+    shape: whose ideal mask of the same area and centroid fits best, over all frames; None if none fits.
 
     coherent: one thing from the first frame to the last, that is, none of these `flaws`:
     "absent"  a frame without an object
@@ -182,18 +193,15 @@ def wanted(prompt: str) -> dict[str, str | None]:
     None where it names none, or two that differ: then no answer would be the right one.
     """
     said = set(re.findall("[a-z]+", prompt.lower()))
-    named = {attribute: {value for word, value in words.items() if word in said} for attribute, words in WORDS.items()}
-    return {attribute: values.pop() if len(values) == 1 else None for attribute, values in named.items()}
+    asked = {}
+    for attribute, values in VALUES.items():
+        named = [value for value in values if said & SYNONYMS[value]]
+        asked[attribute] = named[0] if len(named) == 1 else None
+    return asked
 
 
-def _words() -> dict[str, dict[str, str]]:
-    """Attribute -> {a word of a caption: the value it stands for}."""
-    words = {"colour": {name: name for name in shapes.HARD_COLOURS}, "shape": {name: name for name in shapes.SHAPES}}
-    slots = {"direction": ("direction", "towards"), "speed": ("speed", "speed_first", "speed_adjective")}
-    for attribute, tables in (slots | {"size": ("size",)}).items():
-        synonyms = [item for table in tables for item in shapes.WORDS[table].items()]
-        words[attribute] = {text.split()[-1]: value for value, texts in synonyms for text in texts}  # "to the left"
-    return words
-
-
-WORDS = _words()
+# Value -> the words that say it; of "to the left" the last.
+SYNONYMS = {value: {value} for values in VALUES.values() for value in values}
+for _table in shapes.WORDS.values():
+    for _value, _texts in _table.items():
+        SYNONYMS[_value] |= {text.split()[-1] for text in _texts}

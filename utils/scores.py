@@ -7,20 +7,11 @@ A row is a pair (asked, verdict): what the prompt names, from `utils.judge.wante
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from utils import shapes
-from utils.judge import Verdict
+from utils.judge import VALUES, Verdict
 
 CORE = ("colour", "shape", "direction")
 SCORED = (*CORE, "all", "strict", "speed", "size", "coherent")
 NOTHING = "nothing"  # the column of a confusion matrix for clips about which nothing could be said
-VALUES = {
-    "colour": (*shapes.HARD_COLOURS,),
-    "shape": shapes.SHAPES,
-    "direction": (*shapes.DIRECTIONS,),
-    "speed": (*shapes.SPEEDS,),
-    "size": (*shapes.SIZES,),
-}
-
 Asked = Mapping[str, str | None]
 Row = tuple[Asked, Verdict]
 
