@@ -47,6 +47,8 @@ PRESETS = {
         "model_channels": 64,
         "channel_mult": [1.0, 1.5],
         "layers_per_block": 1,
+        "cross_attention_levels": [0, 1],
+        "temporal_attention_levels": [0, 1],
         "num_attention_heads": 4,
         "conv_type": "factorised",
         "patch_size": 4,

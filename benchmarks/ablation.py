@@ -1,10 +1,10 @@
-"""Which settings learn most in the same time? One factor of the demo preset changed at a time.
+"""Which settings learn most in the same time? One factor changed at a time, from one start.
 
-    python -m benchmarks.ablation --jobs 2               # about 80 minutes on two cores; typed again, it goes on
+    python -m benchmarks.ablation --jobs 2               # hours on two cores; stopped and typed again, it goes on
     python -m benchmarks.ablation --report               # the table and the plot of what is there already
 
 Each variant is trained by train_text2video.py on one core, with two seeds or more and as many steps as --steps of the
-base preset cost in processor time (measured side by side). Then it is judged on the benchmark's prompts, half of them
+start cost in processor time (measured side by side). Then it is judged on the benchmark's prompts, half of them
 in sentence forms that training never had. What is compared is the mean share of right colours, shapes and directions
 over seen and held-out combinations: after minutes it separates variants sooner than the share of videos that have
 everything right. Results: results/ablation.json, ablation.md and ablation.png.
@@ -24,9 +24,27 @@ from queue import Queue
 
 from utils.cli import Parser, integer, run
 
-# Factor -> variant -> flags on top of the demo preset. "base" is the preset itself.
+# Where all variants start: the demo preset as it was before this table, with attention to text and time in every level.
+START = ["--cross_attention_levels", "1", "1", "--temporal_attention_levels", "1", "1"]
+LAST_LEVEL = ["--cross_attention_levels", "0", "1", "--temporal_attention_levels", "0", "1"]
+# Factor -> variant -> flags on top of that.
 FACTORS = {
-    "base": {"demo preset": []},
+    "base": {"the start": []},
+    "attention": {
+        "to text in the last level only": ["--cross_attention_levels", "0", "1"],
+        "to text in the middle only": ["--cross_attention_levels", "0", "0"],
+        "along time in the last level only": ["--temporal_attention_levels", "0", "1"],
+        "both in the last level only": LAST_LEVEL,
+    },
+    "attention in the last level only, and": {
+        "noise shift 3": [*LAST_LEVEL, "--noise_shift", "3"],
+        "noise shift 4": [*LAST_LEVEL, "--noise_shift", "4"],
+        "cap 2.5": [*LAST_LEVEL, "--snr_gamma", "2.5"],
+        "text dropout 0.02": [*LAST_LEVEL, "--text_dropout", "0.02"],
+        "noise shift 3, along time everywhere": [*LAST_LEVEL[:3], "--noise_shift", "3"],
+        "batch 6, noise shift 3": [*LAST_LEVEL, "--noise_shift", "3", "--batch_size", "6"],
+    },
+    "optimizer": {"AdamW, 1e-3": ["--optimizer", "adamw", "--learning_rate", "1e-3"]},
     "prediction type": {
         "epsilon, unweighted (the guide's)": ["--prediction_type", "epsilon", "--loss_weighting", "none"],
         "v": ["--prediction_type", "v_prediction"],
@@ -36,26 +54,23 @@ FACTORS = {
         "min-SNR": ["--loss_weighting", "min_snr"],
         "cap 10": ["--snr_gamma", "10"],
     },
-    "noise shift": {"3": ["--noise_shift", "3"], "1 (the guide's)": ["--noise_shift", "1"]},
-    "optimizer": {"AdamW, 1e-3": ["--optimizer", "adamw", "--learning_rate", "1e-3"]},
+    "noise shift": {"1 (the guide's)": ["--noise_shift", "1"], "3": ["--noise_shift", "3"]},
     "learning rate": {"half": ["--learning_rate", "1e-3"], "double": ["--learning_rate", "4e-3"]},
-    "batch size": {"16": ["--batch_size", "16"], "4": ["--batch_size", "4"]},
-    "text dropout": {"0.02": ["--text_dropout", "0.02"], "0.2": ["--text_dropout", "0.2"]},
-    "EMA decay": {"0.98": ["--ema_decay", "0.98"], "0.999": ["--ema_decay", "0.999"]},
+    "batch size": {"4": ["--batch_size", "4"], "16": ["--batch_size", "16"]},
     "convolution": {"full 3x3x3": ["--conv_type", "full"]},
-    "cross-attention": {"last level only": ["--cross_attention_levels", "0", "1"]},
-    "temporal attention": {"last level only": ["--temporal_attention_levels", "0", "1"]},
     "position features": {"none": ["--no_position_features"]},
-    "text encoder": {"64 wide": ["--text_dim", "64"], "256 wide": ["--text_dim", "256"]},
     "patch stem": {"2x2": ["--patch_size", "2"]},
+    "text dropout": {"0.02": ["--text_dropout", "0.02"], "0.2": ["--text_dropout", "0.2"]},
+    "text encoder": {"64 wide": ["--text_dim", "64"], "256 wide": ["--text_dim", "256"]},
+    "EMA decay": {"0.98": ["--ema_decay", "0.98"], "0.999": ["--ema_decay", "0.999"]},
 }
-GUIDANCE_SCALES = (1.0, 2.0, 6.0)  # of the base models, besides the preset's: sampling alone, no training
+GUIDANCE_SCALES = (1.0, 2.0, 6.0)  # of the base models, besides the preset's 4: sampling alone, no training
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
     parser.add_argument("--data_dir", type=Path, default=Path("demo_video_data"), help="written by video_dataset.py")
-    parser.add_argument("--steps", type=integer(1), default=500, help="of the base preset; others get the same time")
+    parser.add_argument("--steps", type=integer(1), default=500, help="of the start; others get the same time")
     parser.add_argument("--seeds", type=integer(1, 100), default=2, help="runs of each variant")
     parser.add_argument("--jobs", type=integer(1, 64), default=1, help="runs at a time, each on a core of its own")
     parser.add_argument("--num_prompts", type=integer(1, 192), default=32, help="per group: seen and held out")
@@ -136,7 +151,7 @@ def save(args: argparse.Namespace, rows: list[dict]) -> None:
 
 
 def train_and_judge(args: argparse.Namespace, factor: str, variant: str, seed: int) -> dict:
-    """Train one variant for the time that args.steps of the base preset take, and judge it."""
+    """Train one variant for the time that args.steps of the start take, and judge it."""
     import torch
 
     import train_text2video
@@ -147,7 +162,7 @@ def train_and_judge(args: argparse.Namespace, factor: str, variant: str, seed: i
     from utils.scores import score_groups
 
     torch.set_num_threads(1)
-    common = ["--preset", "demo", "--data_dir", str(args.data_dir), "--no_wandb", "--seed", str(seed)]
+    common = ["--preset", "demo", "--data_dir", str(args.data_dir), "--no_wandb", "--seed", str(seed), *START]
     flags = FACTORS[factor][variant]
     captions = [path.read_text(encoding="utf-8") for path in sorted((args.data_dir / "captions").glob("*.txt"))]
     base, changed = (train_text2video.parse_args([*common, *more]) for more in ([], flags))
@@ -198,7 +213,7 @@ def learnt(scores: dict) -> float:
 
 
 def table_rows(rows: list[dict]) -> list[dict]:
-    """One line per variant: its figure for each seed, their mean, and its distance from the base preset's mean."""
+    """One line per variant: its figure for each seed, their mean, and its distance from the start's mean."""
     lines = []
     for factor, variants in FACTORS.items():
         for variant in variants:
@@ -235,7 +250,7 @@ def report(args: argparse.Namespace, rows: list[dict]) -> None:
         return
     lines = table_rows(rows)
     text = [
-        "| factor | variant | steps | learnt, per seed (%) | mean | against the preset | all right: seen / held out |"
+        "| factor | variant | steps | learnt, per seed (%) | mean | against the start | all right: seen / held out |"
     ]
     text.append("|---|---|---|---|---|---|---|")
     for line in lines:
@@ -251,7 +266,7 @@ def report(args: argparse.Namespace, rows: list[dict]) -> None:
 
 
 def plot(lines: list[dict], path: Path) -> None:
-    """Every variant's seeds and mean as dots on a line, the base preset's mean as the vertical."""
+    """Every variant's seeds and mean as dots on a line, the start's mean as the vertical."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -262,7 +277,7 @@ def plot(lines: list[dict], path: Path) -> None:
     for place, line in zip(places, lines, strict=True):
         axes.plot(line["seeds"], [place] * len(line["seeds"]), "o", color="lightsteelblue", markersize=5)
         axes.plot(line["mean"], place, "|", color="tab:blue", markersize=12, markeredgewidth=2)
-    axes.axvline(lines[0]["mean"], color="tab:orange", linewidth=1, label="the preset")
+    axes.axvline(lines[0]["mean"], color="tab:orange", linewidth=1, label="the start")
     axes.set_yticks(list(places), [f"{line['factor']}: {line['variant']}" for line in lines], fontsize=8)
     axes.set(xlabel="right colours, shapes and directions (%), after the same time on one core", xlim=(0, 100))
     axes.grid(axis="x", alpha=0.3), axes.legend(loc="lower left", fontsize=8)

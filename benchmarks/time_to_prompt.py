@@ -65,7 +65,7 @@ def our_curve(args: argparse.Namespace, work: Path) -> list[dict]:
     points = []
     for minutes in args.minutes:
         name = f"{minutes:g}_minutes"
-        found = train(work, name, max(1, int(0.95 * minutes * 60 * rate)))
+        found = train(work, name, max(1, int(0.92 * minutes * 60 * rate)))
         script("evaluate_text2video.py", "--checkpoint", work / name, "--num_prompts", args.num_prompts, data=work)
         judged = json.loads((work / name / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
         points.append({"minutes": minutes, **found, "groups": judged["groups"]})
