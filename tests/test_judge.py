@@ -220,10 +220,10 @@ def test_a_clip_with_one_flaw_is_not_coherent_and_the_flaw_is_named(flaw, hard):
 
 
 def test_a_missing_frame_is_no_jump():
-    for frames, attributes in real_clips(24, 32, num_frames=4):
+    for frames, attributes in real_clips(24, 32, num_frames=5):
         frames[1] = shapes.BACKGROUND
         verdict = judge(frames)
-        assert verdict.flaws == ("absent",) and verdict.frames_seen == 3
+        assert verdict.flaws == ("absent",) and verdict.frames_seen == 4
         assert [verdict.direction, verdict.speed] == [attributes["direction"], attributes["speed"]]
 
 

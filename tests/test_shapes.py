@@ -51,9 +51,10 @@ def test_benchmark_is_balanced_in_either_wording_and_stays_on_its_side(hard, hel
     assert {shapes.is_held_out(*triple) for triple in triples} == {held_out}
     assert len(triples) == (24 if hard else 12) * (1 if held_out else 3)
     assert len(set(prompts)) == len(prompts)
-    if held_out:  # the second half repeats the combinations of the first, each in the other wording
-        combos = [tuple(each.values()) for each in asked[: 2 * block]]
-        assert set(combos[::2]) == set(combos[1::2]) and len(set(combos)) == block
+    combos = [tuple(wanted(prompt).values()) for prompt in shapes.benchmark_prompts(3 * block, hard, held_out)]
+    assert len(set(combos)) == block * (1 if held_out else 3)
+    if held_out:  # the second block repeats the combinations of the first, each in the other wording
+        assert set(combos[: 2 * block : 2]) == set(combos[1 : 2 * block : 2])
 
 
 def test_benchmark_grows_without_changing_and_is_never_far_from_balance():

@@ -39,7 +39,7 @@ def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
     centre = share + weight / 2
     spread = (weight * share * (1 - share) + weight**2 / 4) ** 0.5
     low, high = (centre - spread) / (1 + weight), (centre + spread) / (1 + weight)
-    return (0.0 if hits == 0 else low), (1.0 if hits == count else high)  # exact there, rounding apart
+    return low, 1.0 if hits == count else high  # so it is but for rounding
 
 
 def chance(asked: Sequence[Asked]) -> dict[str, float]:
