@@ -16,6 +16,7 @@ import prepare_dataset
 import train_svd
 import train_text2video
 import video_dataset
+from benchmarks import ablation, time_to_prompt
 from tests.tiny_svd import tiny_svd_pipeline
 from utils.video_io import probe_video
 
@@ -206,7 +207,7 @@ def test_links_lead_to_files_and_headings(name):
 @pytest.mark.parametrize("name", READMES)
 def test_every_flag_exists(name, capsys):
     known = set(OTHER_FLAGS)
-    for module in SCRIPTS.values():
+    for module in (*SCRIPTS.values(), ablation, time_to_prompt):
         with pytest.raises(SystemExit):
             module.parse_args(["--help"])
         known |= set(re.findall(r"(?<![\w-])--[a-z][\w-]*", capsys.readouterr().out))
