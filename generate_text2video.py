@@ -116,7 +116,7 @@ def interactive(args: argparse.Namespace) -> None:
         path = found[int(answer) - 1] if answer.isdecimal() and 1 <= int(answer) <= len(found) else Path(answer)
         try:
             generator = Generator(args, path, device)
-        except UserError as error:
+        except (UserError, OSError) as error:  # OSError: such as a name too long
             print(f"{printable(error)}")
     print("a prompt makes a video, quit or Ctrl-D leaves")
     count = 0

@@ -54,7 +54,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
 
     group = parser.add_argument_group("sampling")
-    group.add_argument("--num_frames", type=integer(1, 1024), default=None, help="per segment; as trained")
+    group.add_argument("--num_frames", type=integer(2, 1024), default=None, help="per segment; as trained")
     group.add_argument("--segments", type=integer(1, 64), default=1, help="chain this many, each on the last frame")
     group.add_argument("--num_inference_steps", type=integer(1, 1000), default=25, help="denoising steps")
     group.add_argument("--motion_bucket_id", type=integer(1, 255), default=180, help="larger is more motion")
@@ -91,7 +91,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def check_args(args: argparse.Namespace) -> Iterator[str]:
     for path in args.input_image:
         if not path.exists():
-            yield f"--input_image: there is no {path}"
+            yield f"--input_image: there is no {path}; give a picture, or a folder of pictures"
     if args.max_guidance < args.min_guidance:
         yield f"--max_guidance: got {args.max_guidance:g}, must be at least --min_guidance {args.min_guidance:g}"
     if args.output_video is not None:
@@ -102,7 +102,10 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
         if len(args.input_image) > 1 or any(path.is_dir() for path in args.input_image):
             yield "--output_video: names one file; for several images use --output_dir"
         yield from (p.replace("--output_dir", "--output_video") for p in output_problems(args.output_video.parent))
-    yield from output_problems(args.output_dir)
+    else:
+        if any(path.is_dir() and path.resolve() == args.output_dir.resolve() for path in args.input_image):
+            yield "--output_dir: is the folder of --input_image, the next run would take what is written; use another"
+        yield from output_problems(args.output_dir)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -121,6 +124,8 @@ def main(args: argparse.Namespace) -> None:
             f"{len(share) - len(mine)} of {len(share)} videos are there already, --overwrite draws them again"
         )
     if mine:
+        for image, _ in mine:  # all of them, before gigabytes of weights are read
+            read_picture(image)
         pipeline, about = load_model(args, processes.device)
         settings = sampling_settings(args, pipeline, about)
         for image, video in tqdm(mine, desc="videos", unit="video", disable=len(mine) == 1 or None):
@@ -165,12 +170,13 @@ def load_model(args: argparse.Namespace, device) -> tuple:
     """(pipeline on the device, what train_svd.py noted about its training)."""
     import torch
 
-    from utils.svd_files import TRAINED, apply_trained, load_pipeline, load_trained
+    from utils.svd_files import TRAINED, apply_trained, load_pipeline, load_trained, read_about
 
+    if args.dtype == "fp16" and device.type == "cpu":
+        raise UserError("--dtype: fp16 needs a GPU; use bf16, or fp32")
     dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     dtype = dtypes[args.dtype] if args.dtype != "auto" else torch.float32 if device.type == "cpu" else torch.float16
     folder = Path(args.model_dir)
-    about = {}
     if folder.is_dir() and not (folder / "model_index.json").exists() and (folder / TRAINED).exists():
         tensors, about = load_trained(folder)
         pipeline = load_pipeline(args.base_model or about["base_model"], about["revision"], "--base_model")
@@ -178,8 +184,7 @@ def load_model(args: argparse.Namespace, device) -> tuple:
     else:
         stored = None if args.lora is not None else dtype  # adapters are merged in float32
         pipeline = load_pipeline(args.model_dir, args.revision, "--model_dir", stored)
-        if (folder / "svd.json").exists():
-            about = json.loads((folder / "svd.json").read_text(encoding="utf-8"))
+        about = read_about(folder)
     if args.lora is not None:
         tensors, about = load_trained(args.lora, "--lora")
         pipeline.unet = apply_trained(pipeline.unet, tensors, about)
@@ -218,11 +223,22 @@ def sampling_settings(args: argparse.Namespace, pipeline, about: dict) -> dict:
     }
 
 
+def read_picture(image: Path):
+    """The image, uint8 RGB (H, W, 3). Raises UserError unless it is one, of at least 64x64."""
+    from utils.images import read_image
+
+    picture = read_image(image, "--input_image")
+    if min(picture.shape[:2]) < 64:
+        size = f"{picture.shape[1]}x{picture.shape[0]}"
+        raise UserError(f"--input_image: {printable(image)} has {size} pixels; give a picture of at least 64x64")
+    return picture
+
+
 def animate(
     args: argparse.Namespace, pipeline, settings: dict, image: Path, video: Path, training_motion: list[float]
 ) -> None:
     """The video of one image, and what belongs to it; each file appears whole under its name or not at all."""
-    from utils.images import read_image, what_is_lost
+    from utils.images import what_is_lost
     from utils.motion import motion_score
     from utils.training import explain_out_of_memory
     from utils.video_io import (
@@ -236,10 +252,7 @@ def animate(
     )
 
     width, height = settings["width"], settings["height"]
-    picture = read_image(image, "--input_image")
-    if min(picture.shape[:2]) < 64:
-        size = f"{picture.shape[1]}x{picture.shape[0]}"
-        raise UserError(f"--input_image: {printable(image)} has {size} pixels; give a picture of at least 64x64")
+    picture = read_picture(image)
     for note in what_is_lost(image, width, height, args.resize_mode):
         print(f"note: {printable(image)}: {note}")
     picture = resize_frames(picture[None], height, width, args.resize_mode)[0]

@@ -214,6 +214,8 @@ def main(args: argparse.Namespace) -> None:
     # Model: the U-Net learns, and with it the built-in text encoder; a pretrained one is frozen.
     seed_step(args.seed)
     text_encoder = make_text_encoder(args, train_set.captions(mirrored=args.augment), state.get("tokenizer"))
+    for remark in text_encoder.remarks(train_set.captions()):
+        say(f"warning: {remark}")
     unet = make_unet(args, text_encoder.dim)
     diffusion = make_diffusion(args, unet)
     if args.init_from is not None:

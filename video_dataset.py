@@ -329,7 +329,7 @@ def add_data_args(parser: argparse.ArgumentParser) -> None:
     """Flags of the training data for a utils.cli.Parser; `data_args` makes TextVideoDataset arguments of them."""
     group = parser.add_argument_group("data")
     group.add_argument("--data_dir", type=Path, default=Path("demo_video_data"), help="holds videos/ and captions/")
-    group.add_argument("--num_frames", type=integer(1, 1024), default=16, help="frames per clip")
+    group.add_argument("--num_frames", type=integer(2, 1024), default=16, help="frames per clip")
     group.add_argument("--frame_size", type=integer(8, 4096), default=64, help="height and width in px")
     group.add_argument("--max_samples", type=integer(1, 10**9), help="use only the first N usable clips")
     group.add_argument(

@@ -89,6 +89,21 @@ class TextEncoder(nn.Module):
         unknown = self.tokenizer.unk_token_id
         return [text[a:b] for i, (a, b) in zip(tokens.input_ids, tokens.offset_mapping, strict=True) if i == unknown]
 
+    def remarks(self, captions: list[str]) -> list[str]:
+        """What to know about captions before training on them: some are cut, or in a script that CLIP never learnt."""
+        room = self.max_length - self.tokenizer.num_special_tokens_to_add()
+        cut = [text for text in captions if len(text.encode()) >= room and self.cut(text)]
+        remarks = []
+        if cut:
+            many = f"{len(cut)} of {len(captions)} captions are"
+            remarks.append(f"{many} cut after {self.max_length} tokens, such as {cut[0][:60]!r} ...")
+        text = "".join(captions)
+        foreign = sum(c > "\u024f" and c.isalpha() for c in text)  # beyond Latin
+        if not self.masks_padding and 2 * foreign > sum(map(str.isalpha, text)):
+            way_out = "--text_encoder builtin learns any script"
+            remarks.append(f"{self.name} reads English, most of the captions are not; {way_out}")
+        return remarks
+
 
 def check_tokenizer(tokenizer, vocab_size: int, name: str) -> None:
     """Raises ValueError unless the tokenizer belongs to the model and tells two texts apart.

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from utils.cli import UserError
 
-MANIFEST = "manifest.json"
+MANIFEST, CHECKPOINT_FORMAT = "manifest.json", 1
 
 
 class CheckpointError(ValueError):
@@ -44,7 +45,8 @@ def save_checkpoint(
             )
         (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
         files = {path.name: sha256(path) for path in sorted(partial.iterdir())}
-        (partial / MANIFEST).write_text(json.dumps({"format": 1, "step": step, "sha256": files}, indent=1))
+        manifest = {"format": CHECKPOINT_FORMAT, "step": step, "sha256": files}
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
         for path in (*partial.iterdir(), partial):
             _sync(path)
         shutil.rmtree(final, ignore_errors=True)  # only a broken one can be in the way
@@ -66,7 +68,11 @@ def list_checkpoints(run_dir: Path) -> list[Path]:
 def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict]:
     """(tensors, state) as they were given to save_checkpoint. Raises CheckpointError if any file is not what it was."""
     try:
-        files = json.loads((folder / MANIFEST).read_text())["sha256"]
+        manifest = json.loads((folder / MANIFEST).read_text())
+        if manifest["format"] > CHECKPOINT_FORMAT:
+            found = f"format {manifest['format']}, this program reads up to {CHECKPOINT_FORMAT}"
+            raise CheckpointError(f"{folder} has {found}: update it")
+        files = manifest["sha256"]
         for name, digest in files.items():
             if sha256(folder / name) != digest:
                 raise CheckpointError(f"{folder / name} is damaged (its SHA-256 differs from the manifest)")
@@ -159,7 +165,10 @@ def write_settings(run_dir: Path, settings: dict) -> None:
 
 def check_settings(run_dir: Path, settings: dict, free: set[str]) -> None:
     """Raises UserError that names each setting, not in `free`, that differs from the args.json of a resumed run."""
-    before = json.loads((run_dir / "args.json").read_text(encoding="utf-8"))
+    try:
+        before = dict(json.loads((run_dir / "args.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"--resume: {run_dir / 'args.json'} cannot be read ({error}); start a new run") from None
     changes = [
         f"--{key} {before[key]} -> {settings[key]}"
         for key in before.keys() & settings.keys() - free
@@ -228,6 +237,14 @@ def spread(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     if isinstance(parameter, DTensor):
         return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
     return tensor
+
+
+def not_a_number(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """The name of the first tensor that holds a NaN or an infinity; None if there is none."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor.sum(dtype=torch.float32)):
+            return name
+    return None
 
 
 def sha256(path: Path) -> str:

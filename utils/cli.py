@@ -6,6 +6,7 @@ Exit statuses: 0 done; 2 something the user can correct (one line per problem, n
 
 import argparse
 import difflib
+import errno
 import math
 import os
 import re
@@ -35,6 +36,10 @@ class Stopped(Exception):
         self.exit_status = 128 + signal_number
 
 
+# A full or read-only disk, a permission, a name too long: whichever script meets them, no bug of it.
+THE_DISKS_FAULT = (errno.EACCES, errno.EDQUOT, errno.ENAMETOOLONG, errno.ENOSPC, errno.EROFS)
+
+
 class Bad(str):
     """What a flag's type returns instead of a value it cannot accept: what was expected, for the error message."""
 
@@ -47,11 +52,15 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("formatter_class", DefaultsFormatter)
         super().__init__(*args, allow_abbrev=False, **kwargs)
         self.checks: list[Callable[[argparse.Namespace], Iterable[str]]] = []
+        self.misspelt: list[str] = []
 
     def parse_args(self, args=None, namespace=None):
         argv = sys.argv[1:] if args is None else list(args)
+        words = [word for word in argv if word.startswith("--") and word != "--"]
+        self.misspelt = [word for word in words if word.split("=")[0] not in self._option_string_actions]
         parsed, unknown = self.parse_known_args(argv, namespace)
-        problems = [self._unknown(flag) for flag in unknown]
+        flags = [word for word in unknown if word.startswith("-")]
+        problems = [self._unknown(word) for word in flags or unknown]  # what follows a misspelt flag is its value
         for action in self._actions:
             value = getattr(parsed, action.dest, None)
             for item in value if isinstance(value, list) else [value]:
@@ -60,8 +69,15 @@ class Parser(argparse.ArgumentParser):
         if not problems:
             problems = [problem for check in self.checks for problem in check(parsed)]
         if problems:
-            self.exit(2, "".join(f"{self.prog}: error: {printable(problem)}\n" for problem in problems))
+            self.refuse(problems)
         return parsed
+
+    def error(self, message: str):
+        """What argparse itself refuses, in one line; a misspelt flag may be why another one is missing."""
+        self.refuse([f"{message}; see --help", *map(self._unknown, self.misspelt)])
+
+    def refuse(self, problems: Iterable[str]):
+        self.exit(2, "".join(f"{self.prog}: error: {printable(problem)}\n" for problem in problems))
 
     def _unknown(self, flag: str) -> str:
         if not flag.startswith("-"):
@@ -122,10 +138,12 @@ def printable(text: object) -> str:
 
 
 def output_problems(output_dir: Path, data_dir: Path | None = None) -> Iterable[str]:
-    """Problems of an output folder that can be known at once: it is a file, or it lies in the data."""
+    """Problems of an output folder that can be known at once: a file, read-only, or in the data."""
     existing = next(path for path in (output_dir.absolute(), *output_dir.absolute().parents) if path.exists())
     if not existing.is_dir():
         yield f"--output_dir: {existing} is a file, choose a folder"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        yield f"--output_dir: {existing} cannot be written to, choose another folder"
     if data_dir is not None and data_dir.resolve() in (output_dir.resolve(), *output_dir.resolve().parents):
         yield f"--output_dir: {output_dir} lies in the data folder, choose another one"
 
@@ -152,5 +170,10 @@ def run(main: Callable[[], object]) -> None:
         if isinstance(error, UserError):
             print(f"error: {printable(error)}", file=sys.stderr)
         sys.exit(error.exit_status)
+    except OSError as error:
+        if debug or error.errno not in THE_DISKS_FAULT:
+            raise
+        print(f"error: {printable(error)}; choose another path, or make room", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

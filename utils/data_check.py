@@ -30,7 +30,8 @@ def check_dataset(
     """Look for corrupt, short, static, duplicate and caption-less clips; writes data_dir/dataset_report.json.
 
     Returns the report: {videos: n, ok: n usable for training, findings: {reason: [names]}, duplicates: [[names]],
-    captions_without_video: [names], notes: {name: [remarks]}}. Static clips and duplicates are usable.
+    captions_without_video: [names], notes: {name: [remarks]}, ignored: n hidden or other
+    files}. Static clips and duplicates are usable.
     """
     from tqdm import tqdm
 
@@ -60,6 +61,7 @@ def check_dataset(
             same[digest].append(name)
     report = {
         "videos": len(clips),
+        "ignored": len(os.listdir(data_dir / "videos")) - len(clips),
         "ok": usable,
         "findings": dict(findings),
         "duplicates": [names for names in same.values() if len(names) > 1],

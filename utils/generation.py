@@ -27,7 +27,7 @@ def add_sampling_args(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--guidance_scale", type=number(0), help="1 is none; default: the one of the training")
     group.add_argument("--guidance_rescale", type=number(0, 1), default=0.0, help="against overexposure, 0.7 is usual")
     group.add_argument("--thresholding", type=choice("static", "dynamic", "none"), default="static", help="of the clip")
-    group.add_argument("--num_frames", type=integer(1, 4096), help="default: as in training")
+    group.add_argument("--num_frames", type=integer(2, 4096), help="default: as in training")
     group.add_argument("--frame_size", type=integer(8, 4096), help="height and width; default: as in training")
     group.add_argument("--height", type=integer(8, 4096), help="overrides --frame_size")
     group.add_argument("--width", type=integer(8, 4096), help="overrides --frame_size")

@@ -77,6 +77,7 @@ def load_text_encoder(name: str, revision: str | None = None, max_length: int | 
     flag, files = "--text_encoder", "config.json, model.safetensors, tokenizer.json"
     folder = resolve_model(name, revision, MODEL_FILES + WEIGHT_FILES, flag, files)
 
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForTextEncoding, AutoTokenizer, CLIPTextModel
     from transformers.utils import logging
 
@@ -92,6 +93,6 @@ def load_text_encoder(name: str, revision: str | None = None, max_length: int | 
         logging.set_verbosity(verbosity)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         return TextEncoder(name, tokenizer, model, trainable=False, max_length=max_length, revision=revision)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{flag}: {folder} cannot be used ({reason}); it should hold {files}") from None

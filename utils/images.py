@@ -1,5 +1,6 @@
 """Any picture a user may have, as RGB: rotated by its EXIF, alpha on white, grey, palette, CMYK, 16-bit."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,11 @@ def read_image(path: Path, flag: str, remedy: str = "give a picture, PNG or JPEG
     Raises UserError that names flag, file and remedy if it cannot be read or has more than MAX_PIXELS.
     """
     try:
-        with Image.open(path) as image:
+        quiet = warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
+        with quiet, Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"{flag}: {printable(path)} has {image.width}x{image.height} pixels; make it smaller")
+                size = f"{image.width}x{image.height} pixels, the limit is {MAX_PIXELS} in all"
+                raise UserError(f"{flag}: {printable(path)} has {size}; make it smaller")
             return np.asarray(_as_rgb(ImageOps.exif_transpose(image)))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = "there is no such file" if not path.exists() else printable(error)

@@ -224,13 +224,14 @@ def load_initial_weights(path: Path, unet, text_encoder) -> None:
 
     Frames and sizes are no part of the weights; everything else of the network must be the same.
     """
-    from utils.model_file import load_model
+    from utils.model_file import checked_weights, load_model
 
     stored = load_model(path, "--init_from")
     try:
-        unet.load_state_dict(stored["unet"])
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:4]]
+        unet.load_state_dict(checked_weights(stored["unet"]))
+    except (RuntimeError, ValueError) as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        lines = lines[1:4] or lines
         raise UserError(
             f"--init_from: {path} has another network; give its settings again ({'; '.join(lines)})"
         ) from None

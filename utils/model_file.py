@@ -6,6 +6,7 @@ name), and what generation needs to know about the training: frames, size, guida
 """
 
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ import torch
 from models.diffusion import TextToVideoDiffusion
 from models.text_encoder import BUILTIN, TextEncoder, builtin_text_encoder, load_tokenizer
 from models.unet3d import UNet3D
-from utils.checkpoint import whole
+from utils.checkpoint import not_a_number, whole
 from utils.cli import UserError
 from utils.hub import load_text_encoder
 
@@ -48,14 +49,14 @@ def unpack_model(
     """
     try:
         unet = unet_class.from_config(model["unet_config"])
-        unet.load_state_dict(model["unet"])
+        unet.load_state_dict(checked_weights(model["unet"]))
         diffusion = TextToVideoDiffusion(unet, **model["diffusion"])
         stored = model["text_encoder"]
         if stored["name"] == BUILTIN:
             tokenizer = load_tokenizer(stored["tokenizer"], stored["max_length"])
             encoder = builtin_text_encoder(tokenizer, **stored["settings"])
-            encoder.load_state_dict(stored["weights"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            encoder.load_state_dict(checked_weights(stored["weights"]))
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = "; ".join(line.strip() for line in str(error).splitlines()[:4])
         raise UserError(f"--checkpoint: its weights do not fit its own description ({reason})") from None
     if stored["name"] != BUILTIN:
@@ -66,6 +67,18 @@ def unpack_model(
                 f"the model was trained with {unet.config.cross_attention_dim}; give the encoder it was trained with"
             )
     return diffusion.eval(), encoder.eval()
+
+
+def checked_weights(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights for load_state_dict, without the prefixes that torch.compile and wrappers for DDP put before names.
+
+    Raises ValueError that names a tensor with values that are not numbers.
+    """
+    if name := not_a_number(tensors):
+        raise ValueError(f"{name} holds values that are not numbers")
+    if others := {str(t.dtype) for t in tensors.values() if t.is_floating_point()} - {"torch.float32"}:
+        print(f"note: weights stored as {', '.join(sorted(others))} become float32")
+    return {re.sub(r"^(?:module\.|_orig_mod\.)+|_orig_mod\.", "", name): tensor for name, tensor in tensors.items()}
 
 
 def builtin_settings(text_encoder: TextEncoder) -> dict[str, int]:
@@ -106,9 +119,9 @@ def load_model(path: Path, flag: str = "--checkpoint") -> dict:
         )
     try:
         model = torch.load(path, map_location="cpu", weights_only=True)
-        found = model["format"]
+        found, newer = model["format"], model["format"] > MODEL_FORMAT
     except Exception:  # an unpickler can fail in any way on a foreign file; weights_only keeps it from doing more
         raise UserError(f"{flag}: {path} is not a model that train_text2video.py wrote, or it is damaged") from None
-    if found > MODEL_FORMAT:
+    if newer:
         raise UserError(f"{flag}: {path} has format {found}, this program reads up to {MODEL_FORMAT}: update it")
     return model

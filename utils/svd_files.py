@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from utils.checkpoint import sha256
+from utils.checkpoint import not_a_number, sha256
 from utils.cli import UserError, printable
 from utils.hub import resolve_model
 
@@ -41,8 +42,12 @@ def load_pipeline(name: str, revision: str | None = None, flag: str = "--pretrai
     logging.set_verbosity_error()  # without torchvision an image processor is announced that is not used
     try:
         options = {"variant": variant, "use_safetensors": True, "local_files_only": True}
-        return StableVideoDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, **options)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        pipeline = StableVideoDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, **options)
+        for part in ("unet", "vae", "image_encoder"):
+            if name := not_a_number(getattr(pipeline, part).state_dict()):
+                raise ValueError(f"{part}: {name} holds values that are not numbers")
+        return pipeline
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{flag}: {printable(folder)} cannot be used ({reason}); it should hold {FILES}") from None
     finally:
@@ -83,10 +88,19 @@ def load_trained(folder: Path, flag: str = "--model_dir") -> tuple[dict[str, tor
         if sha256(folder / TRAINED) != info["sha256"]:
             raise ValueError("its SHA-256 is not the one that was saved")
         return load_file(folder / TRAINED), info
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(
             f"{flag}: {printable(folder / TRAINED)} cannot be used ({error}); train_svd.py writes it"
         ) from None
+
+
+def read_about(folder: Path, flag: str = "--model_dir") -> dict:
+    """What train_svd.py noted in svd.json about a pipeline; {} for one that it did not write."""
+    file = folder / "svd.json"
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{flag}: {printable(file)} is damaged ({error}); remove it or copy it again") from None
 
 
 def train_part(unet, scope: str, frozen_dtype: torch.dtype | None, lora: dict | None):

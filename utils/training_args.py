@@ -32,15 +32,15 @@ def add_optimizer_args(
     group.add_argument(
         "--lr_warmup_steps", type=integer(0), default=lr_warmup_steps, help="linear warm-up, at most a tenth of the run"
     )
-    group.add_argument("--adam_beta1", type=number(0, 1), default=0.9, help="AdamW")
-    group.add_argument("--adam_beta2", type=number(0, 1), default=adam_beta2, help="AdamW")
+    group.add_argument("--adam_beta1", type=number(0, 0.999999), default=0.9, help="AdamW")
+    group.add_argument("--adam_beta2", type=number(0, 0.999999), default=adam_beta2, help="AdamW")
     group.add_argument("--adam_weight_decay", type=number(0), default=0.01, help="AdamW")
     group.add_argument(
         "--max_grad_norm", type=number(0, above=True), default=1.0, help="gradients are clipped to this norm"
     )
     group.add_argument(
         "--ema_decay",
-        type=number(0, 1),
+        type=number(0, 0.999999),
         default=0.999,
         help="moving average of the weights, used for samples and for the model that is left; 0 turns it off",
     )
