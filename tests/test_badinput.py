@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.badinput import ROWS, Shared, try_row
+from tests.badinput import ROWS, Place, Shared
+from tests.table import try_row
 
 
 @pytest.fixture(scope="session")
@@ -12,7 +13,7 @@ def shared(tmp_path_factory):
 
 @pytest.mark.parametrize("id", [row.id for row in ROWS.values() if not row.slow])
 def test_bad_input_is_met_as_its_row_says(id, tmp_path, shared):
-    result = try_row(ROWS[id], tmp_path / "row", shared)
+    result = try_row(ROWS[id], Place(tmp_path / "row", shared))
     if result.held is None:
         pytest.skip(result.happened)
     assert result.held, f"{result.what}: {result.happened}"

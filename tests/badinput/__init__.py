@@ -8,4 +8,4 @@ I images, K checkpoints and models, A values on the command line, P paths.
 """
 
 from tests.badinput import arguments, captions, checkpoints, images, paths, videos  # noqa: F401  (they fill ROWS)
-from tests.badinput.place import ROWS, NotRun, Place, Result, Row, Shared, try_row  # noqa: F401
+from tests.badinput.place import ROWS, Place, Shared  # noqa: F401

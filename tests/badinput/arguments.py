@@ -5,7 +5,8 @@ import importlib
 from contextlib import suppress
 from unittest import mock
 
-from tests.badinput.place import NotRun, Place, row
+from tests.badinput.place import Place, row
+from tests.table import NotRun
 from utils.cli import Bad, Parser
 
 SCRIPTS = (

@@ -1,4 +1,4 @@
-"""What the rows are made of: the table, the place where one works, and how it runs a script."""
+"""What the rows are made of: the place where one works, and how it runs a script."""
 
 import contextlib
 import importlib
@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from tests.clips import encode, moving_clip
+from tests.table import Table
 from utils import cli
 
 KEEP_ALL = ("--keep", "black", "static", "cut", "duplicate")
@@ -24,52 +25,8 @@ TRAIN = ("--preset", "tiny", "--max_train_steps", 1, "--mixed_precision", "no", 
 TRAIN_SVD = ("--num_frames", 3, "--width", 64, "--height", 64, "--max_train_steps", 1, "--num_workers", 0, "--no_wandb")
 
 
-class NotRun(Exception):
-    """Why a row cannot be tried on this machine."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """`check` raises AssertionError if the row does not hold, NotRun if it cannot be tried; returns what happened."""
-
-    id: str
-    what: str
-    check: Callable[["Place"], str]
-    slow: bool  # too slow for the test suite
-
-
-@dataclass(frozen=True)
-class Result:
-    id: str
-    what: str
-    happened: str
-    held: bool | None  # None: not run
-
-
-ROWS: dict[str, Row] = {}
-
-
-def row(id: str, what: str, slow: bool = False):
-    """Put a function into the table."""
-
-    def add(check: Callable[["Place"], str]) -> Callable[["Place"], str]:
-        assert id not in ROWS
-        ROWS[id] = Row(id, what, check, slow)
-        return check
-
-    return add
-
-
-def try_row(row: Row, folder: Path, shared: "Shared") -> Result:
-    folder.mkdir()
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            return Result(row.id, row.what, row.check(Place(folder, shared)), True)
-    except NotRun as reason:
-        return Result(row.id, row.what, f"not run: {reason}", None)
-    except Exception as error:  # one row must not stop the others
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        return Result(row.id, row.what, f"{type(error).__name__} in line {where.lineno} ({where.line}): {error}", False)
+ROWS = Table()
+row = ROWS.row
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ import os
 
 import numpy as np
 
-from tests.badinput.place import NotRun, Place, row
+from tests.badinput.place import Place, row
 from tests.clips import audio_only, cut, damage, encode, has_encoder, moving_clip
+from tests.table import NotRun
 from utils.frame_windows import window_starts
 from utils.video_io import probe_video, write_gif, write_video
 from video_dataset import TextVideoDataset

@@ -1,0 +1,23 @@
+"""Run a script with library calls patched: python -m tests.faults.runner PATCH SCRIPT FLAGS ...
+
+PATCH is module:function, a function without arguments that patches what it likes before the script starts (say
+tests.faults.numbers:nan_loss_at_step_3). The script then runs exactly as `python SCRIPT.py FLAGS ...` does.
+"""
+
+import importlib
+import sys
+
+from utils import cli
+
+
+def main() -> None:
+    patch, script, *flags = sys.argv[1:]
+    module, function = patch.split(":")
+    getattr(importlib.import_module(module), function)()
+    sys.argv = [f"{script}.py", *flags]
+    program = importlib.import_module(script)
+    cli.run(lambda: program.main(program.parse_args(flags)))
+
+
+if __name__ == "__main__":
+    main()
