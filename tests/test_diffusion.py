@@ -36,6 +36,20 @@ class Answer(torch.nn.Module):
         return self.answer(noisy)
 
 
+class Posterior(torch.nn.Module):
+    """The exact denoiser of pixels that are independent and normal: the mean of the clean pixel given the noisy one."""
+
+    def __init__(self, mean, deviation):
+        super().__init__()
+        self.mean, self.deviation, self.diffusion = mean, deviation, None
+        self.config = type("Config", (), {"in_channels": 3})
+
+    def forward(self, noisy, timesteps, text_embeddings, mask):
+        alpha, sigma = self.diffusion.alpha_sigma(timesteps, noisy)
+        gain = alpha * self.deviation**2 / (alpha**2 * self.deviation**2 + sigma**2)
+        return self.mean + gain * (noisy - alpha * self.mean)
+
+
 def oracle_diffusion(clip, prediction_type, **settings):
     oracle = Oracle(clip, prediction_type)
     diffusion = TextToVideoDiffusion(oracle, prediction_type=prediction_type, **settings)
@@ -158,6 +172,19 @@ def test_every_sampler_recovers_the_clip_of_a_perfect_network(clip, sampler, pre
     torch.testing.assert_close(result, clip[:1].expand(2, -1, -1, -1, -1), rtol=0, atol=2e-2)
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_draws_from_the_distribution_of_the_data(sampler):
+    unet = Posterior(mean=0.2, deviation=0.3)
+    diffusion = TextToVideoDiffusion(unet, prediction_type="sample")
+    unet.__dict__["diffusion"] = diffusion  # not a submodule: it would contain itself
+    generators = [torch.Generator().manual_seed(i) for i in range(8)]
+    settings = {"num_frames": 4, "height": 32, "width": 32, "sampler": sampler, "thresholding": "none"}
+    steps = 200 if sampler in ("ddpm", "ddim", "euler") else 25  # first order needs more of them
+    videos = diffusion.sample(torch.zeros(8, 1, 4), num_inference_steps=steps, generators=generators, **settings)
+    assert abs(videos.mean() - 0.2) < 0.01
+    assert abs(videos.std() - 0.3) < 0.01
+
+
 def test_ddim_sampling_equals_a_plain_loop_over_diffusers(tiny_diffusion, text):
     """Our way through predict_clip and a "sample"-predicting scheduler is the textbook loop on epsilon."""
     scheduler = DDIMScheduler(
@@ -225,12 +252,13 @@ def test_wrong_noise_at_the_last_timestep_cannot_blow_up_the_clip(clip, text, th
     assert kept.abs().max() <= 1
 
 
-def test_a_seed_is_the_same_video_in_any_batch(tiny_diffusion, text):
+@pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_sde", "dpmpp"])
+def test_a_seed_is_the_same_video_in_any_batch(tiny_diffusion, text, sampler):
     def draw(indices):
         generators = [torch.Generator().manual_seed(7 + i) for i in indices]
         texts = text[indices]
         return tiny_diffusion.sample(
-            texts, num_frames=4, height=16, width=16, num_inference_steps=4, sampler="ddpm", generators=generators
+            texts, num_frames=4, height=16, width=16, num_inference_steps=4, sampler=sampler, generators=generators
         )
 
     both = draw([0, 1])

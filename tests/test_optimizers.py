@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from utils.checkpoint import Resumed, restore_training_state, training_state
-from utils.optimizers import REST, BatchedMuon, MuonWithAdamW, make_optimizer, orthogonalise
+from utils.optimizers import NS_STEPS, REST, BatchedMuon, MuonWithAdamW, make_optimizer, orthogonalise
 from utils.training import learning_rate_schedule
 
 
@@ -49,7 +49,7 @@ def test_together_they_do_what_torchs_muon_and_adamw_do_apart():
     ours, apart = Small(), Small()
     apart.load_state_dict(ours.state_dict())
     train(ours, make(ours), 5)
-    muon = torch.optim.Muon([apart.linear.weight], 0.05, 0.01, 0.95, adjust_lr_fn="match_rms_adamw")
+    muon = torch.optim.Muon([apart.linear.weight], 0.05, 0.01, 0.95, adjust_lr_fn="match_rms_adamw", ns_steps=NS_STEPS)
     others = [p for p in apart.parameters() if p.requires_grad and p is not apart.linear.weight]
     adamw = torch.optim.AdamW(others, REST * 0.05, (0.9, 0.99), weight_decay=0.01, fused=True)
     for step in range(5):

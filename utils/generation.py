@@ -21,7 +21,10 @@ REMEDIES = "a smaller --batch_size, --mixed_precision bf16, fewer --num_frames, 
 def add_sampling_args(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how")
     group.add_argument(
-        "--sampler", type=choice("dpmpp", "unipc", "ddim", "euler", "ddpm"), default="dpmpp", help="solver"
+        "--sampler",
+        type=choice("dpmpp_sde", "dpmpp", "unipc", "ddim", "euler", "ddpm"),
+        default="dpmpp_sde",
+        help="solver",
     )
     group.add_argument("--num_inference_steps", type=integer(1, 100_000), help="default: 25, or 1000 for ddpm")
     group.add_argument("--guidance_scale", type=number(0), help="1 is none; default: the one of the training")
