@@ -1,10 +1,10 @@
-"""Which settings learn most in the same time? One factor changed at a time, from one start.
+"""Which settings learn most in the same time? One factor changed at a time, from one base, the demo preset.
 
     python -m benchmarks.ablation --jobs 2               # hours on two cores; stopped and typed again, it goes on
     python -m benchmarks.ablation --report               # the table and the plot of what is there already
 
 Each variant is trained by train_text2video.py on one core, with two seeds or more and as many steps as --steps of the
-start cost in processor time (measured side by side). Then it is judged on the benchmark's prompts, half of them
+base cost in processor time (measured side by side). Then it is judged on the benchmark's prompts, half of them
 in sentence forms that training never had. What is compared is the mean share of right colours, shapes and directions
 over seen and held-out combinations: after minutes it separates variants sooner than the share of videos that have
 everything right. Results: results/ablation.json, ablation.md and ablation.png.
@@ -24,27 +24,9 @@ from queue import Queue
 
 from utils.cli import Parser, integer, run
 
-# Where all variants start: the demo preset as it was before this table, with attention to text and time in every level.
-START = ["--cross_attention_levels", "1", "1", "--temporal_attention_levels", "1", "1"]
-LAST_LEVEL = ["--cross_attention_levels", "0", "1", "--temporal_attention_levels", "0", "1"]
-# Factor -> variant -> flags on top of that.
+# Factor -> variant -> flags on top of the demo preset.
 FACTORS = {
-    "base": {"the start": []},
-    "attention": {
-        "to text in the last level only": ["--cross_attention_levels", "0", "1"],
-        "to text in the middle only": ["--cross_attention_levels", "0", "0"],
-        "along time in the last level only": ["--temporal_attention_levels", "0", "1"],
-        "both in the last level only": LAST_LEVEL,
-    },
-    "attention in the last level only, and": {
-        "noise shift 3": [*LAST_LEVEL, "--noise_shift", "3"],
-        "noise shift 4": [*LAST_LEVEL, "--noise_shift", "4"],
-        "cap 2.5": [*LAST_LEVEL, "--snr_gamma", "2.5"],
-        "text dropout 0.02": [*LAST_LEVEL, "--text_dropout", "0.02"],
-        "noise shift 3, along time everywhere": [*LAST_LEVEL[:3], "--noise_shift", "3"],
-        "batch 6, noise shift 3": [*LAST_LEVEL, "--noise_shift", "3", "--batch_size", "6"],
-    },
-    "optimizer": {"AdamW, 1e-3": ["--optimizer", "adamw", "--learning_rate", "1e-3"]},
+    "base": {"the demo preset": []},
     "prediction type": {
         "epsilon, unweighted (the guide's)": ["--prediction_type", "epsilon", "--loss_weighting", "none"],
         "v": ["--prediction_type", "v_prediction"],
@@ -54,23 +36,39 @@ FACTORS = {
         "min-SNR": ["--loss_weighting", "min_snr"],
         "cap 10": ["--snr_gamma", "10"],
     },
-    "noise shift": {"1 (the guide's)": ["--noise_shift", "1"], "3": ["--noise_shift", "3"]},
-    "learning rate": {"half": ["--learning_rate", "1e-3"], "double": ["--learning_rate", "4e-3"]},
-    "batch size": {"4": ["--batch_size", "4"], "16": ["--batch_size", "16"]},
-    "convolution": {"full 3x3x3": ["--conv_type", "full"]},
-    "position features": {"none": ["--no_position_features"]},
+    "position features": {"none (the guide's)": ["--no_position_features"]},
+    "convolution": {"full 3x3x3 (the guide's)": ["--conv_type", "full"]},
+    "attention to the text": {
+        "in every level (the guide's)": ["--cross_attention_levels", "1", "1"],
+        "in the middle only": ["--cross_attention_levels", "0", "0"],
+    },
+    "attention along time": {
+        "in every level (the guide's)": ["--temporal_attention_levels", "1", "1"],
+        "in the middle only": ["--temporal_attention_levels", "0", "0"],
+    },
+    "attention inside a frame": {"in the middle only": ["--self_attention_levels", "0", "0"]},
     "patch stem": {"2x2": ["--patch_size", "2"]},
     "text dropout": {"0.02": ["--text_dropout", "0.02"], "0.2": ["--text_dropout", "0.2"]},
-    "text encoder": {"64 wide": ["--text_dim", "64"], "256 wide": ["--text_dim", "256"]},
+    "optimizer": {"AdamW, 1e-3": ["--optimizer", "adamw", "--learning_rate", "1e-3"]},
+    "learning rate": {"half": ["--learning_rate", "1e-3"], "double": ["--learning_rate", "4e-3"]},
+    "batch size": {"4": ["--batch_size", "4"], "16": ["--batch_size", "16"]},
     "EMA decay": {"0.98": ["--ema_decay", "0.98"], "0.999": ["--ema_decay", "0.999"]},
+    "text encoder": {"64 wide": ["--text_dim", "64"], "256 wide": ["--text_dim", "256"]},
+    "noise shift": {"1 (the guide's)": ["--noise_shift", "1"], "3": ["--noise_shift", "3"]},
+    "channels": {"64 and 96": ["--model_channels", "64", "--channel_mult", "1", "1.5"]},
 }
-GUIDANCE_SCALES = (1.0, 2.0, 6.0)  # of the base models, besides the preset's 4: sampling alone, no training
+# Of the base's models: other ways to sample, without training. Variant -> settings of CaptionedDiffusion.sample.
+SAMPLING = {
+    **{f"guidance {scale:g}": {"guidance_scale": scale} for scale in (1.0, 2.0, 6.0)},
+    "DPM-Solver++ without fresh noise": {"sampler": "dpmpp"},
+    "DDIM": {"sampler": "ddim"},
+}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
     parser.add_argument("--data_dir", type=Path, default=Path("demo_video_data"), help="written by video_dataset.py")
-    parser.add_argument("--steps", type=integer(1), default=500, help="of the start; others get the same time")
+    parser.add_argument("--steps", type=integer(1), default=400, help="of the base; others get the same time")
     parser.add_argument("--seeds", type=integer(1, 100), default=2, help="runs of each variant")
     parser.add_argument("--jobs", type=integer(1, 64), default=1, help="runs at a time, each on a core of its own")
     parser.add_argument("--num_prompts", type=integer(1, 192), default=32, help="per group: seen and held out")
@@ -151,7 +149,7 @@ def save(args: argparse.Namespace, rows: list[dict]) -> None:
 
 
 def train_and_judge(args: argparse.Namespace, factor: str, variant: str, seed: int) -> dict:
-    """Train one variant for the time that args.steps of the start take, and judge it."""
+    """Train one variant for the time that args.steps of the base take, and judge it."""
     import torch
 
     import train_text2video
@@ -162,7 +160,7 @@ def train_and_judge(args: argparse.Namespace, factor: str, variant: str, seed: i
     from utils.scores import score_groups
 
     torch.set_num_threads(1)
-    common = ["--preset", "demo", "--data_dir", str(args.data_dir), "--no_wandb", "--seed", str(seed), *START]
+    common = ["--preset", "demo", "--data_dir", str(args.data_dir), "--no_wandb", "--seed", str(seed)]
     flags = FACTORS[factor][variant]
     captions = [path.read_text(encoding="utf-8") for path in sorted((args.data_dir / "captions").glob("*.txt"))]
     base, changed = (train_text2video.parse_args([*common, *more]) for more in ([], flags))
@@ -187,18 +185,17 @@ def train_and_judge(args: argparse.Namespace, factor: str, variant: str, seed: i
         "processor_seconds": round(seconds),
         "val_loss": next(row["val/loss"] for row in losses if "val/loss" in row),
     }
-    scales = (stored["guidance_scale"], *(GUIDANCE_SCALES if factor == "base" else ()))
-    for scale in scales:
+    for name, changes in {"": {}, **(SAMPLING if factor == "base" else {})}.items():
         settings = {
             "num_frames": stored["num_frames"],
             "height": stored["height"],
             "width": stored["width"],
-            "guidance_scale": scale,
+            "guidance_scale": stored["guidance_scale"],
             "num_inference_steps": args.num_inference_steps,
-        }
+        } | changes
         with torch.autocast("cpu", torch.bfloat16):
             groups = score_groups(judge_model(model, args.num_prompts, False, 16, settings))
-        row.setdefault("scores", {})[f"{scale:g}"] = {
+        row.setdefault("scores", {})[name] = {
             group: {name: (found["right"], found["of"]) for name, found in scores.items()}
             for group, scores in groups.items()
         }
@@ -213,18 +210,17 @@ def learnt(scores: dict) -> float:
 
 
 def table_rows(rows: list[dict]) -> list[dict]:
-    """One line per variant: its figure for each seed, their mean, and its distance from the start's mean."""
+    """One line per variant: its figure for each seed, their mean, and its distance from the base's mean."""
     lines = []
     for factor, variants in FACTORS.items():
         for variant in variants:
             runs = [row for row in rows if (row["factor"], row["variant"]) == (factor, variant)]
-            scales = list(dict.fromkeys(scale for row in runs for scale in row["scores"]))
-            for number, scale in enumerate(scales):
-                judged = [row["scores"][scale] for row in runs if scale in row["scores"]]
+            for name in dict.fromkeys(name for row in runs for name in row["scores"]):
+                judged = [row["scores"][name] for row in runs if name in row["scores"]]
                 lines.append(
                     {
-                        "factor": "guidance" if number else factor,
-                        "variant": f"scale {scale}" if number else variant,
+                        "factor": "sampling" if name else factor,
+                        "variant": name or variant,
                         "steps": round(statistics.mean(row["steps"] for row in runs)),
                         "seeds": [round(100 * learnt(scores), 1) for scores in judged],
                         "all_seen": share(judged, "seen", "all"),
@@ -250,7 +246,7 @@ def report(args: argparse.Namespace, rows: list[dict]) -> None:
         return
     lines = table_rows(rows)
     text = [
-        "| factor | variant | steps | learnt, per seed (%) | mean | against the start | all right: seen / held out |"
+        "| factor | variant | steps | learnt, per seed (%) | mean | against the base | all right: seen / held out |"
     ]
     text.append("|---|---|---|---|---|---|---|")
     for line in lines:
@@ -266,7 +262,7 @@ def report(args: argparse.Namespace, rows: list[dict]) -> None:
 
 
 def plot(lines: list[dict], path: Path) -> None:
-    """Every variant's seeds and mean as dots on a line, the start's mean as the vertical."""
+    """Every variant's seeds and mean as dots on a line, the base's mean as the vertical."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -277,7 +273,7 @@ def plot(lines: list[dict], path: Path) -> None:
     for place, line in zip(places, lines, strict=True):
         axes.plot(line["seeds"], [place] * len(line["seeds"]), "o", color="lightsteelblue", markersize=5)
         axes.plot(line["mean"], place, "|", color="tab:blue", markersize=12, markeredgewidth=2)
-    axes.axvline(lines[0]["mean"], color="tab:orange", linewidth=1, label="the start")
+    axes.axvline(lines[0]["mean"], color="tab:orange", linewidth=1, label="the demo preset")
     axes.set_yticks(list(places), [f"{line['factor']}: {line['variant']}" for line in lines], fontsize=8)
     axes.set(xlabel="right colours, shapes and directions (%), after the same time on one core", xlim=(0, 100))
     axes.grid(axis="x", alpha=0.3), axes.legend(loc="lower left", fontsize=8)
