@@ -55,7 +55,7 @@ FACTORS = {
     "EMA decay": {"0.98": ["--ema_decay", "0.98"], "0.999": ["--ema_decay", "0.999"]},
     "text encoder": {"64 wide": ["--text_dim", "64"], "256 wide": ["--text_dim", "256"]},
     "noise shift": {"1 (the guide's)": ["--noise_shift", "1"], "3": ["--noise_shift", "3"]},
-    "channels": {"64 and 96": ["--model_channels", "64", "--channel_mult", "1", "1.5"]},
+    "channels": {"48 and 96": ["--model_channels", "48", "--channel_mult", "1", "2"]},
 }
 # Of the base's models: other ways to sample, without training. Variant -> settings of CaptionedDiffusion.sample.
 SAMPLING = {
