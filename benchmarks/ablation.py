@@ -36,7 +36,7 @@ FACTORS = {
         "min-SNR": ["--loss_weighting", "min_snr"],
         "cap 10": ["--snr_gamma", "10"],
     },
-    "position features": {"none (the guide's)": ["--no_position_features"]},
+    "text dropout": {"0.02": ["--text_dropout", "0.02"], "0.2": ["--text_dropout", "0.2"]},
     "convolution": {"full 3x3x3 (the guide's)": ["--conv_type", "full"]},
     "attention to the text": {
         "in every level (the guide's)": ["--cross_attention_levels", "1", "1"],
@@ -46,14 +46,14 @@ FACTORS = {
         "in every level (the guide's)": ["--temporal_attention_levels", "1", "1"],
         "in the middle only": ["--temporal_attention_levels", "0", "0"],
     },
-    "attention inside a frame": {"in the middle only": ["--self_attention_levels", "0", "0"]},
-    "patch stem": {"2x2": ["--patch_size", "2"]},
-    "text dropout": {"0.02": ["--text_dropout", "0.02"], "0.2": ["--text_dropout", "0.2"]},
-    "optimizer": {"AdamW, 1e-3": ["--optimizer", "adamw", "--learning_rate", "1e-3"]},
     "learning rate": {"half": ["--learning_rate", "1e-3"], "double": ["--learning_rate", "4e-3"]},
     "batch size": {"4": ["--batch_size", "4"], "16": ["--batch_size", "16"]},
     "EMA decay": {"0.98": ["--ema_decay", "0.98"], "0.999": ["--ema_decay", "0.999"]},
     "text encoder": {"64 wide": ["--text_dim", "64"], "256 wide": ["--text_dim", "256"]},
+    "patch stem": {"2x2": ["--patch_size", "2"]},
+    "optimizer": {"AdamW, 1e-3": ["--optimizer", "adamw", "--learning_rate", "1e-3"]},
+    "position features": {"none (the guide's)": ["--no_position_features"]},
+    "attention inside a frame": {"in the middle only": ["--self_attention_levels", "0", "0"]},
     "noise shift": {"1 (the guide's)": ["--noise_shift", "1"], "3": ["--noise_shift", "3"]},
     "channels": {"48 and 96": ["--model_channels", "48", "--channel_mult", "1", "2"]},
 }
@@ -102,11 +102,11 @@ def run_all(args: argparse.Namespace, rows: list[dict]) -> None:
 
     done = {(row["factor"], row["variant"], row["seed"]) for row in rows}
     queue = [
-        {"factor": factor, "variant": variant, "seed": seed}
-        for seed in range(args.seeds)
+        {"factor": factor, "variant": list(FACTORS[factor])[rank], "seed": seed}
+        for rank in range(max(map(len, FACTORS.values())))  # all seeds of each factor's first variant come first
         for factor in args.factors
-        for variant in FACTORS[factor]
-        if (factor, variant, seed) not in done
+        for seed in range(args.seeds)
+        if rank < len(FACTORS[factor]) and (factor, list(FACTORS[factor])[rank], seed) not in done
     ]
     cores: Queue[int] = Queue()
     for core in sorted(os.sched_getaffinity(0))[: args.jobs]:
