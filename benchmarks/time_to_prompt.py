@@ -1,7 +1,7 @@
 """How long until a model does what the prompt says? Accuracy against minutes of training, ours and the peer's.
 
     python -m benchmarks.time_to_prompt --minutes 3 5 10                    # ours; about half an hour
-    pip install -r benchmarks/requirements.txt
+    pip install --no-deps -r benchmarks/requirements.txt
     python -m benchmarks.time_to_prompt --peer --minutes 5 10               # the peer, on the same cores
 
 Ours: the demo preset on a freshly written demo dataset (--data_seed), one training per number of minutes, with as many
@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest.mock import MagicMock
 
 from utils.cli import Parser, UserError, integer, number, run
 
@@ -37,6 +38,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--data_seed", type=integer(0, 2**32 - 1), default=1, help="of the demo dataset that is written"
     )
     parser.add_argument("--work_dir", type=Path, help="keep data, runs and videos here; default: a temporary folder")
+    parser.add_argument("--num_inference_steps", type=integer(1, 1000), default=15, help="of the peer's videos")
     parser.add_argument("--peer", action="store_true", help="measure video-diffusion-pytorch instead of ours")
     return parser.parse_args(argv)
 
@@ -60,15 +62,18 @@ def main(args: argparse.Namespace) -> None:
 
 
 def our_curve(args: argparse.Namespace, work: Path) -> list[dict]:
-    """One training per number of minutes, and its score."""
+    """One training per number of minutes, then the score of each."""
     rate = train(work, "rate", 60)["steps_per_second"]
     points = []
     for minutes in args.minutes:
-        name = f"{minutes:g}_minutes"
-        found = train(work, name, max(1, int(0.92 * minutes * 60 * rate)))
-        script("evaluate_text2video.py", "--checkpoint", work / name, "--num_prompts", args.num_prompts, data=work)
-        judged = json.loads((work / name / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
-        points.append({"minutes": minutes, **found, "groups": judged["groups"]})
+        steps = max(1, int(0.97 * minutes * 60 * rate))
+        points.append({"minutes": minutes, **train(work, f"{minutes:g}_minutes", steps)})
+        rate = points[-1]["steps"] / points[-1]["seconds"]
+    for point in points:
+        run_dir = work / f"{point['minutes']:g}_minutes"
+        script("evaluate_text2video.py", "--checkpoint", run_dir, "--num_prompts", args.num_prompts, data=work)
+        judged = json.loads((run_dir / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
+        point["groups"] = judged["groups"]
     return points
 
 
@@ -103,7 +108,9 @@ def script(name: str, *flags, data: Path) -> None:
 
 
 def peer_curve(args: argparse.Namespace, work: Path) -> list[dict]:
-    """One training, judged at each number of minutes; sampling and judging do not count."""
+    """One training, its weights kept at each number of minutes, and then the score of each."""
+    import copy
+
     import torch
 
     from utils.evaluation import benchmark
@@ -113,10 +120,12 @@ def peer_curve(args: argparse.Namespace, work: Path) -> list[dict]:
     from utils.video_io import to_uint8
     from video_dataset import TextVideoDataset
 
+    for name in ("torchvision", "torchvision.transforms", "torchvision.utils"):  # its Trainer's, which is not used here
+        sys.modules.setdefault(name, MagicMock())
     try:
         from video_diffusion_pytorch import GaussianDiffusion, Unet3D
-    except ImportError:
-        raise UserError("--peer: needs `pip install -r benchmarks/requirements.txt`") from None
+    except ImportError as error:
+        raise UserError(f"--peer: needs what benchmarks/requirements.txt says ({error})") from None
 
     dataset = TextVideoDataset(work / "data", 8, 32, augment=False, target_fps=4.0, split="train")
     words = sorted({word for caption in dataset.captions() for word in caption.split()})
@@ -140,7 +149,7 @@ def peer_curve(args: argparse.Namespace, work: Path) -> list[dict]:
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-4)
     sampler = EndlessSampler(len(dataset), seed=0)
     batches = endless_batches(dataset, 4, 0, sampler, False, collate_clips)
-    points, seconds, steps = [], 0.0, 0
+    points, weights, seconds, steps = [], [], 0.0, 0
     for minutes in sorted(args.minutes):
         while seconds < minutes * 60:
             start = time.perf_counter()
@@ -150,16 +159,20 @@ def peer_curve(args: argparse.Namespace, work: Path) -> list[dict]:
             loss.backward()
             optimizer.step()
             seconds, steps = seconds + time.perf_counter() - start, steps + 1
+        points.append({"minutes": minutes, "steps": steps, "seconds": round(seconds, 1)})
+        weights.append(copy.deepcopy(model.state_dict()))
+        print(f"{minutes:g} minutes, {steps} steps", flush=True)
+    for point, kept in zip(points, weights, strict=True):
+        model.load_state_dict(kept)
         rows = {}
         for group, prompts in benchmark(args.num_prompts, hard=False).items():
-            videos = peer_sample(model, prompts)
+            videos = peer_sample(model, prompts, args.num_inference_steps)
             rows[group] = [(wanted(prompt), judge(to_uint8(v))) for prompt, v in zip(prompts, videos, strict=True)]
-        points.append({"minutes": minutes, "steps": steps, "seconds": round(seconds, 1), "groups": score_groups(rows)})
-        print(f"{minutes:g} minutes, {steps} steps: {points[-1]['groups']}")
+        point["groups"] = score_groups(rows)
     return points
 
 
-def peer_sample(model, prompts: list[str], batch_size: int = 16, num_inference_steps: int = 15):
+def peer_sample(model, prompts: list[str], num_inference_steps: int, batch_size: int = 16):
     """Videos (N, 3, T, H, W) in [-1, 1] by DDIM with the peer's default guidance of 2."""
     import torch
     from diffusers import DDIMScheduler
