@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.cli import Diverged, Parser, UserError, choice, integer, number, run
+from utils.cli import Parser, UserError, choice, integer, number, run, without_secrets
 from utils.training_args import (
     FREE_ON_RESUME,
     TRACKERS,
@@ -130,11 +130,11 @@ def main(args: argparse.Namespace) -> None:
         return
 
     import torch
-    from torch.utils.data import default_collate
     from tqdm.auto import tqdm
 
     from models.svd import draw_sigmas, encode_latents, image_embeddings, make_conditioning, svd_loss
     from models.svd_memory import enable_full_checkpointing, use_one_token_attention
+    from utils.batches import Batches, saved_first
     from utils.checkpoint import (
         check_settings,
         find_run,
@@ -144,24 +144,24 @@ def main(args: argparse.Namespace) -> None:
         whole,
         write_settings,
     )
+    from utils.divergence import NumberGuard
     from utils.latent_cache import LatentCache
+    from utils.memory import explain_out_of_memory
     from utils.svd_data import FrameClips, dataset_fingerprint, find_frame_folders, split_folders
     from utils.svd_files import load_pipeline, train_part
+    from utils.trackers import start_trackers
     from utils.training import (
         EndlessSampler,
         Metrics,
         StopSignals,
         any_process,
         ema_weights,
-        endless_batches,
         evaluation_mode,
-        explain_out_of_memory,
         learning_rate_schedule,
         make_accelerator,
         moving_average,
         plot_metrics,
         seed_step,
-        start_trackers,
     )
 
     run_dir, resumed = find_run(args.resume, args.output_dir, Path("checkpoints"), "svd")
@@ -207,6 +207,7 @@ def main(args: argparse.Namespace) -> None:
             cache.fill(clips, vae, image_encoder, feature_extractor)
         image_encoder.to("cpu")
     window = {"frame_stride": args.frame_stride, "resize_mode": args.resize_mode, "seed": args.seed, "cache": cache}
+    window["max_unreadable"] = int(args.max_bad_fraction * len(clips))
     size = (args.num_frames, args.width, args.height)
     train_set = FrameClips(train_clips, *size, **window, random_crop=args.random_crop)
     val_set = FrameClips(val_clips, *size, **window)
@@ -264,9 +265,9 @@ def main(args: argparse.Namespace) -> None:
             save_checkpoint(run_dir, step, tensors, now, args.checkpoints_total_limit)
 
     sampler = EndlessSampler(len(train_set), args.seed, step * samples_per_step, rank, world_size)
-    batches = endless_batches(
-        train_set, args.train_batch_size, args.num_workers, sampler, device.type == "cuda", default_collate
-    )
+    pin_memory, kept = device.type == "cuda", args.gradient_accumulation_steps
+    batches = Batches(train_set, args.train_batch_size, args.num_workers, sampler, pin_memory, kept)
+    numbers = NumberGuard(accelerator, batches, run_dir, args.seed)
     bar = tqdm(total=args.max_train_steps, initial=step, desc="training", unit="step", disable=not main_process)
     if step >= args.max_train_steps:
         say(f"{run_dir} has its {args.max_train_steps} steps already; --max_train_steps continues it")
@@ -283,7 +284,7 @@ def main(args: argparse.Namespace) -> None:
         with ema_weights(ema, parameters), evaluation_mode(trained):
             draw_samples(accelerator, args, pipeline, unet, val_set, run_dir, step, metrics)
 
-    with signals, explain_out_of_memory(REMEDIES):
+    with signals, explain_out_of_memory(REMEDIES, vars(args), run_dir), saved_first(save, run_dir, lambda: step):
         if step == 0:
             validate()  # the pretrained model is what training has to beat
         while step < args.max_train_steps:
@@ -311,17 +312,13 @@ def main(args: argparse.Namespace) -> None:
                 logs.append(torch.stack([losses.detach().mean(), errors["edm"].mean(), errors["eps"].mean()]))
             grad_norm = accelerator.clip_grad_norm_(parameters, args.max_grad_norm)
             rows.append(torch.stack(logs).mean(dim=0).tolist())
-            loss = rows[-1][0]
-            if not (loss - loss == 0 and (torch.isfinite(grad_norm) or accelerator.scaler is not None)):
-                raise Diverged(
-                    f"step {step + 1}: loss {loss:g}, gradient norm {float(grad_norm):g}; the weights were not "
-                    f"changed. Lower --learning_rate, or use --mixed_precision no; --resume {run_dir} continues"
-                )
+            numbers.check(step + 1, rows[-1][0], float(grad_norm), schedule.get_last_lr()[0])
             optimizer.step()
             optimizer.zero_grad()
-            schedule.step()
-            if ema is not None:
-                ema.step(parameters)
+            if not numbers.overflowed(optimizer):
+                schedule.step()
+                if ema is not None:
+                    ema.step(parameters)
             step += 1
             bar.update(), bar.set_postfix(loss=f"{sum(row[0] for row in rows) / len(rows):.4f}")
 
@@ -335,6 +332,7 @@ def main(args: argparse.Namespace) -> None:
                     **{
                         "train/learning_rate": schedule.get_last_lr()[0],
                         "train/grad_norm": float(grad_norm),
+                        "train/skipped_steps": numbers.skipped,
                         "train/data_wait_share": waited / elapsed,
                         "train/steps_per_second": len(rows) / elapsed,
                     },
@@ -430,7 +428,7 @@ def draw_samples(accelerator, args: argparse.Namespace, pipeline, unet, val_set,
     from PIL import Image
 
     from utils.motion import motion_score
-    from utils.training import log_media
+    from utils.trackers import log_media
     from utils.video_io import contact_sheet, to_uint8, write_image, write_video
 
     pipeline.unet = unet
@@ -506,7 +504,7 @@ def export(args: argparse.Namespace, run_dir: Path, tensors: dict, lora: dict | 
         pipeline.unet = apply_trained(pipeline.unet, tensors, about)
         save_pipeline(pipeline, run_dir)
     (run_dir / "svd.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    (run_dir / "README.md").write_text(model_card(about, len(clips), vars(args)), encoding="utf-8")
+    (run_dir / "README.md").write_text(model_card(about, len(clips), without_secrets(vars(args))), encoding="utf-8")
 
 
 def memory_report(args: argparse.Namespace) -> str:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.cli import Diverged, Parser, UserError, choice, integer, run
+from utils.cli import Parser, UserError, choice, integer, run
 from utils.model_args import (
     add_model_args,
     check_model_args,
@@ -161,6 +161,7 @@ def main(args: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
     from models.diffusion import CaptionedDiffusion
+    from utils.batches import Batches, saved_first
     from utils.checkpoint import (
         check_settings,
         find_run,
@@ -169,24 +170,23 @@ def main(args: argparse.Namespace) -> None:
         training_state,
         write_settings,
     )
+    from utils.divergence import NumberGuard
+    from utils.memory import explain_out_of_memory
     from utils.model_file import cpu_tensors
     from utils.optimizers import make_optimizer
+    from utils.trackers import start_trackers
     from utils.training import (
         EndlessSampler,
         Metrics,
         StopSignals,
         any_process,
-        collate_clips,
         ema_weights,
-        endless_batches,
         evaluation_mode,
-        explain_out_of_memory,
         learning_rate_schedule,
         make_accelerator,
         moving_average,
         plot_metrics,
         seed_step,
-        start_trackers,
     )
     from video_dataset import TextVideoDataset
 
@@ -200,12 +200,14 @@ def main(args: argparse.Namespace) -> None:
         write_settings(run_dir, vars(args))
 
     # Data: clips (B, 3, T, H, W) in [-1, 1] with captions; what a sample is depends on (seed, epoch, index) alone.
-    train_set = TextVideoDataset(**data_args(args), split="train")
-    val_set = TextVideoDataset(**data_args(args), split="val")
+    readable = {"max_bad_fraction": args.max_bad_fraction}
+    train_set = TextVideoDataset(**data_args(args), **readable, split="train")
+    val_set = TextVideoDataset(**data_args(args), **readable, split="val")
+    fingerprint = train_set.fingerprint()
     samples_per_step = args.batch_size * args.gradient_accumulation_steps * world_size
     max_train_steps = args.max_train_steps or -(-args.num_epochs * len(train_set) // samples_per_step)
     state = resumed.state if resumed else {"step": 0, "best_val_loss": None, "wandb_run_id": None}
-    if resumed and state["data"] != train_set.fingerprint() and not args.allow_dataset_change:
+    if resumed and state["data"] != fingerprint and not args.allow_dataset_change:
         raise UserError(
             f"--data_dir: not the clips that {run_dir} was trained on; --allow_dataset_change resumes all the same"
         )
@@ -265,7 +267,7 @@ def main(args: argparse.Namespace) -> None:
             "step": step,
             "best_val_loss": best_val_loss,
             "wandb_run_id": wandb_run_id,
-            "data": train_set.fingerprint(),
+            "data": fingerprint,
             **plain,
         }
         if text_encoder.trainable:
@@ -274,9 +276,9 @@ def main(args: argparse.Namespace) -> None:
             save_checkpoint(run_dir, step, tensors, now, args.checkpoints_total_limit)
 
     sampler = EndlessSampler(len(train_set), args.seed, step * samples_per_step, rank, world_size)
-    batches = endless_batches(
-        train_set, args.batch_size, args.num_workers, sampler, accelerator.device.type == "cuda", collate_clips
-    )
+    pin_memory, kept = accelerator.device.type == "cuda", args.gradient_accumulation_steps
+    batches = Batches(train_set, args.batch_size, args.num_workers, sampler, pin_memory, kept)
+    numbers = NumberGuard(accelerator, batches, run_dir, args.seed)
     bar = tqdm(
         total=max_train_steps, initial=step, desc="training", unit="step", disable=not accelerator.is_main_process
     )
@@ -285,30 +287,27 @@ def main(args: argparse.Namespace) -> None:
     trained.train()
     waited, since, losses = 0.0, time.perf_counter(), []
 
-    with signals, explain_out_of_memory(REMEDIES):
+    with signals, explain_out_of_memory(REMEDIES, vars(args), run_dir), saved_first(save, run_dir, lambda: step):
         while step < max_train_steps:
             loss = torch.zeros((), device=accelerator.device)
             for micro in range(args.gradient_accumulation_steps):
                 started = time.perf_counter()
-                videos, captions = next(batches)
+                batch = next(batches)
                 waited += time.perf_counter() - started
                 seed_step(args.seed, step, micro, rank)
                 with accelerator.accumulate(trained), accelerator.autocast():
-                    micro_loss = trained(videos.to(accelerator.device, non_blocking=True), captions)
+                    micro_loss = trained(batch["video"].to(accelerator.device, non_blocking=True), batch["text"])
                     accelerator.backward(micro_loss)
                 loss += micro_loss.detach() / args.gradient_accumulation_steps
             grad_norm = accelerator.clip_grad_norm_(parameters, args.max_grad_norm)
             losses.append(loss.item())
-            if not (torch.isfinite(loss) and (torch.isfinite(grad_norm) or accelerator.scaler is not None)):
-                raise Diverged(
-                    f"step {step + 1}: loss {loss.item():g}, gradient norm {float(grad_norm):g}; the weights were not "
-                    f"changed. Lower --learning_rate, or use --mixed_precision no; --resume {run_dir} continues"
-                )
+            numbers.check(step + 1, losses[-1], float(grad_norm), schedule.get_last_lr()[0])
             optimizer.step()
             optimizer.zero_grad()
-            schedule.step()
-            if ema is not None:
-                ema.step(parameters)
+            if not numbers.overflowed(optimizer):
+                schedule.step()
+                if ema is not None:
+                    ema.step(parameters)
             step += 1
             bar.update(), bar.set_postfix(loss=f"{sum(losses) / len(losses):.4f}")
 
@@ -321,6 +320,7 @@ def main(args: argparse.Namespace) -> None:
                         "train/loss": sum(losses) / len(losses),
                         "train/learning_rate": schedule.get_last_lr()[0],
                         "train/grad_norm": float(grad_norm),
+                        "train/skipped_steps": numbers.skipped,
                         "train/data_wait_share": waited / elapsed,
                         "train/steps_per_second": len(losses) / elapsed,
                         "train/epoch": step * samples_per_step / len(train_set),
@@ -428,7 +428,7 @@ def draw_samples(accelerator, args: argparse.Namespace, model, val_set, run_dir:
     """
     import numpy as np
 
-    from utils.training import log_media
+    from utils.trackers import log_media
     from utils.video_io import contact_sheet, to_uint8, write_image, write_video
 
     prompts = args.validation_prompts or list(dict.fromkeys(val_set.captions()))[:4]

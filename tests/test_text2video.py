@@ -623,7 +623,7 @@ def test_unknown_and_cut_words_are_named(run_dir, tmp_path, capsys):
     )
     errors = capsys.readouterr().err
     assert "no training caption had the word(s) elephant" in errors
-    assert "longer than 77 tokens, cut off: circle circle" in errors
+    assert "longer than 77 tokens; used: circle circle" in errors and "; cut off: circle circle" in errors
 
 
 def interact(monkeypatch, lines: str, *flags):

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from utils.cli import UserError
+from utils.cli import UserError, without_secrets
 
 MANIFEST, CHECKPOINT_FORMAT = "manifest.json", 1
 
@@ -77,6 +77,8 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], d
             if sha256(folder / name) != digest:
                 raise CheckpointError(f"{folder / name} is damaged (its SHA-256 differs from the manifest)")
         tensors = {Path(name).stem: load_file(folder / name) for name in files if name.endswith(".safetensors")}
+        for group, named in tensors.items():
+            require_numbers({f"{group}: {name}": tensor for name, tensor in named.items()})
         return tensors, json.loads((folder / "state.json").read_text(encoding="utf-8"))
     except CheckpointError:
         raise
@@ -155,7 +157,7 @@ def find_run(resume: str | None, output_dir: Path | None, root: Path, name: str)
 
 def write_settings(run_dir: Path, settings: dict) -> None:
     """Keep the flags of a run in args.json."""
-    plain = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
+    plain = without_secrets({key: str(v) if isinstance(v, Path) else v for key, v in settings.items()})
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "args.json").write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -169,10 +171,9 @@ def check_settings(run_dir: Path, settings: dict, free: set[str]) -> None:
         before = dict(json.loads((run_dir / "args.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"--resume: {run_dir / 'args.json'} cannot be read ({error}); start a new run") from None
+    now = without_secrets({key: str(v) if isinstance(v, Path) else v for key, v in settings.items()})
     changes = [
-        f"--{key} {before[key]} -> {settings[key]}"
-        for key in before.keys() & settings.keys() - free
-        if before[key] != (str(settings[key]) if isinstance(settings[key], Path) else settings[key])
+        f"--{key} {before[key]} -> {now[key]}" for key in before.keys() & now.keys() - free if before[key] != now[key]
     ]
     if changes:
         raise UserError(
@@ -239,12 +240,11 @@ def spread(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def not_a_number(tensors: Mapping[str, torch.Tensor]) -> str | None:
-    """The name of the first tensor that holds a NaN or an infinity; None if there is none."""
+def require_numbers(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raises ValueError that names the first tensor that holds a NaN or an infinity."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor.sum(dtype=torch.float32)):
-            return name
-    return None
+            raise ValueError(f"{name} holds values that are not numbers")
 
 
 def sha256(path: Path) -> str:

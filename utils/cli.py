@@ -36,6 +36,13 @@ class Stopped(Exception):
         self.exit_status = 128 + signal_number
 
 
+# What libraries say when memory is short: CUDA, torch on the CPU, NumPy, the operating system.
+_NO_MEMORY = re.compile(r"(?i)out of memory|not enough memory|allocate memory|unable to allocate|ALLOC_FAILED")
+
+# What looks like a token of the hub, a password in an address, or the value of something called a key.
+_SECRET = re.compile(r"\bhf_\w{8,}|(?<=://)[^/@\s]+(?=@)|(?i:(?<=token=)|(?<=key=)|(?<=secret=)|(?<=password=))[^&\s]+")
+_SECRET_NAME = re.compile(r"(?i)token(?!s)|key|secret|password")
+
 # A full or read-only disk, a permission, a name too long: whichever script meets them, no bug of it.
 THE_DISKS_FAULT = (errno.EACCES, errno.EDQUOT, errno.ENAMETOOLONG, errno.ENOSPC, errno.EROFS)
 
@@ -137,6 +144,28 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
+def without_secrets(settings: dict) -> dict:
+    """Settings for other people's eyes: *** for what looks like a token or a password."""
+    return {name: "***" if _SECRET_NAME.search(name) and value else _hide(value) for name, value in settings.items()}
+
+
+def _hide(value):
+    if isinstance(value, list):
+        return [_hide(item) for item in value]
+    return _SECRET.sub("***", value) if isinstance(value, str) else value
+
+
+def out_of_memory(error: Exception) -> str | None:
+    """What a library said of memory that it could not have, in one line; None if the error is of another kind.
+
+    A process that loads data hands its error on with the whole traceback as the message.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if _NO_MEMORY.search(line)]
+    if lines and isinstance(error, RuntimeError | MemoryError | OSError):
+        return lines[-1][:200]
+    return "MemoryError" if isinstance(error, MemoryError) else None
+
+
 def output_problems(output_dir: Path, data_dir: Path | None = None) -> Iterable[str]:
     """Problems of an output folder that can be known at once: a file, read-only, or in the data."""
     existing = next(path for path in (output_dir.absolute(), *output_dir.absolute().parents) if path.exists())
@@ -170,8 +199,13 @@ def run(main: Callable[[], object]) -> None:
         if isinstance(error, UserError):
             print(f"error: {printable(error)}", file=sys.stderr)
         sys.exit(error.exit_status)
-    except OSError as error:
-        if debug or error.errno not in THE_DISKS_FAULT:
+    except (OSError, RuntimeError, MemoryError) as error:
+        if not debug and (reason := out_of_memory(error)):
+            print(
+                f"error: out of memory ({printable(reason)}); free some, or ask for something smaller", file=sys.stderr
+            )
+            sys.exit(2)
+        if debug or getattr(error, "errno", None) not in THE_DISKS_FAULT:
             raise
         print(f"error: {printable(error)}; choose another path, or make room", file=sys.stderr)
         sys.exit(2)

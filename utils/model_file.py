@@ -14,7 +14,7 @@ import torch
 from models.diffusion import TextToVideoDiffusion
 from models.text_encoder import BUILTIN, TextEncoder, builtin_text_encoder, load_tokenizer
 from models.unet3d import UNet3D
-from utils.checkpoint import not_a_number, whole
+from utils.checkpoint import require_numbers, whole
 from utils.cli import UserError
 from utils.hub import load_text_encoder
 
@@ -74,8 +74,7 @@ def checked_weights(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
 
     Raises ValueError that names a tensor with values that are not numbers.
     """
-    if name := not_a_number(tensors):
-        raise ValueError(f"{name} holds values that are not numbers")
+    require_numbers(tensors)
     if others := {str(t.dtype) for t in tensors.values() if t.is_floating_point()} - {"torch.float32"}:
         print(f"note: weights stored as {', '.join(sorted(others))} become float32")
     return {re.sub(r"^(?:module\.|_orig_mod\.)+|_orig_mod\.", "", name): tensor for name, tensor in tensors.items()}

@@ -9,9 +9,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from utils.checkpoint import not_a_number, sha256
+from utils.checkpoint import require_numbers, sha256
 from utils.cli import UserError, printable
-from utils.hub import resolve_model
+from utils.hub import missing_weights, resolve_model
 
 DEFAULT_MODEL = "stabilityai/stable-video-diffusion-img2vid-xt"
 PARTS = ("unet", "vae", "image_encoder", "scheduler", "feature_extractor")
@@ -32,10 +32,7 @@ def load_pipeline(name: str, revision: str | None = None, flag: str = "--pretrai
     from diffusers import StableVideoDiffusionPipeline
     from transformers.utils import logging
 
-    folder = resolve_model(name, revision, PATTERNS, flag, FILES)
-    missing = [part for part in ("model_index.json", *PARTS) if not (folder / part).exists()]
-    if missing:
-        raise UserError(f"{flag}: {printable(folder)} lacks {', '.join(missing)}; it should hold {FILES}")
+    folder = resolve_model(name, revision, PATTERNS, flag, FILES, _missing_files)
     whole = any(".fp16." not in path.name for path in (folder / "unet").glob("*.safetensors"))
     variant = "fp16" if not whole and list((folder / "unet").glob("*.fp16.safetensors")) else None
     verbosity = logging.get_verbosity()
@@ -44,14 +41,21 @@ def load_pipeline(name: str, revision: str | None = None, flag: str = "--pretrai
         options = {"variant": variant, "use_safetensors": True, "local_files_only": True}
         pipeline = StableVideoDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, **options)
         for part in ("unet", "vae", "image_encoder"):
-            if name := not_a_number(getattr(pipeline, part).state_dict()):
-                raise ValueError(f"{part}: {name} holds values that are not numbers")
+            require_numbers({f"{part}: {n}": t for n, t in getattr(pipeline, part).state_dict().items()})
         return pipeline
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{flag}: {printable(folder)} cannot be used ({reason}); it should hold {FILES}") from None
     finally:
         logging.set_verbosity(verbosity)
+
+
+def _missing_files(folder: Path) -> list[str]:
+    """What a pipeline's folder lacks."""
+    plain = ("model_index.json", "scheduler/scheduler_config.json", "feature_extractor/preprocessor_config.json")
+    stems = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "image_encoder": "model"}
+    lacking = [name for name in plain if not (folder / name).is_file()]
+    return lacking + [f"{part}/{name}" for part, stem in stems.items() for name in missing_weights(folder / part, stem)]
 
 
 def save_pipeline(pipeline, output_dir: Path) -> None:
@@ -87,7 +91,9 @@ def load_trained(folder: Path, flag: str = "--model_dir") -> tuple[dict[str, tor
         info = json.loads((folder / TRAINED_INFO).read_text(encoding="utf-8"))
         if sha256(folder / TRAINED) != info["sha256"]:
             raise ValueError("its SHA-256 is not the one that was saved")
-        return load_file(folder / TRAINED), info
+        tensors = load_file(folder / TRAINED)
+        require_numbers(tensors)
+        return tensors, info
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(
             f"{flag}: {printable(folder / TRAINED)} cannot be used ({error}); train_svd.py writes it"

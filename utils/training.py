@@ -2,7 +2,6 @@
 
 import json
 import os
-import secrets
 import signal
 import sys
 import time
@@ -16,9 +15,10 @@ from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch.distributed.tensor import DTensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 from transformers.optimization import get_wsd_schedule
 
+from utils.checkpoint import list_checkpoints
 from utils.cli import Stopped, UserError
 from utils.training_args import TRACKERS
 
@@ -47,28 +47,6 @@ class EndlessSampler(Sampler):
                 order, permuted_epoch = np.random.default_rng([self.seed, epoch]).permutation(self.num_samples), epoch
             yield epoch, int(order[offset])
             position += self.world_size
-
-
-def endless_batches(
-    dataset, batch_size: int, num_workers: int, sampler: EndlessSampler, pin_memory: bool, collate_fn: Callable
-) -> Iterator:
-    """Batches for ever, as collate_fn makes them of samples. Workers change the speed, never the samples."""
-    loader = DataLoader(
-        dataset,
-        batch_size,
-        sampler=sampler,
-        num_workers=num_workers,
-        collate_fn=collate_fn,
-        pin_memory=pin_memory,
-        timeout=120 if num_workers else 0,
-        generator=torch.Generator(),  # its own: the loader must not draw from the training's random state
-    )
-    return iter(loader)
-
-
-def collate_clips(samples: list[dict]) -> tuple[torch.Tensor, list[str]]:
-    """(videos (B, 3, T, H, W), captions) of captioned clips."""
-    return torch.stack([sample["video"] for sample in samples]), [sample["text"] for sample in samples]
 
 
 def learning_rate_schedule(name: str, optimizer: torch.optim.Optimizer, warmup: int, num_steps: int):
@@ -144,19 +122,6 @@ class StopSignals:
             raise Stopped(self.received)
 
 
-@contextmanager
-def explain_out_of_memory(remedies: str):
-    """Turns out of memory on the GPU into one line with `remedies`: the flags that help, in the order to try them."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0
-        first_line = str(error).splitlines()[0][:160]
-        raise UserError(
-            f"out of GPU memory, {peak:.1f} GiB at the peak; in this order: {remedies} ({first_line})"
-        ) from None
-
-
 def choose_precision(name: str, on_cpu: bool) -> str:
     """`name`, or for "auto" bf16 where the hardware multiplies in it, else no. Raises UserError for fp16 on a CPU."""
     if name == "fp16" and on_cpu:
@@ -180,6 +145,17 @@ def make_accelerator(args, run_dir: Path) -> Accelerator:
         log_with=TRACKERS[args.report_to] or None,
         project_dir=run_dir,
     )
+
+
+def newest_step(run_dir: Path) -> int:
+    """The step of the newest checkpoint of a run; 0 if there is none."""
+    return max((int(folder.name.removeprefix("checkpoint-")) for folder in list_checkpoints(run_dir)), default=0)
+
+
+def how_to_continue(run_dir: Path) -> str:
+    """The end of a message about a training that failed."""
+    step = newest_step(run_dir)
+    return f"--resume {run_dir} continues after step {step}" if step else "there is no checkpoint yet"
 
 
 def any_process(accelerator, flag: bool) -> bool:
@@ -259,50 +235,3 @@ def plot_metrics(rows: list[dict], path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)
-
-
-def start_trackers(
-    accelerator, names: list[str], project: str, run_dir: Path, config: dict, run_id: str | None
-) -> str | None:
-    """Start wandb and TensorBoard as asked and return wandb's run id, or None without wandb.
-
-    wandb without an API key, or one that does not answer within 15 seconds, goes offline and says so: it never asks at
-    the terminal and never stops training.
-    """
-    init_kwargs = {}
-    if "wandb" in names and accelerator.is_main_process:
-        import wandb
-
-        run_id = run_id or secrets.token_hex(4)
-        mode = os.environ.get("WANDB_MODE")
-        if mode is None and not wandb.api.api_key:
-            mode = "offline"
-            print(f"wandb: no API key, logging offline to {run_dir / 'wandb'} (`wandb sync` uploads it)")
-        options = {"dir": str(run_dir), "id": run_id, "resume": "allow", "name": run_dir.name}
-        settings = wandb.Settings(init_timeout=15, silent=True, console="off", save_code=False)
-        init_kwargs["wandb"] = {"mode": mode, "settings": settings, **options}
-    plain = {key: value for key, value in config.items() if isinstance(value, bool | int | float | str)}
-    try:
-        accelerator.init_trackers(project, config=plain, init_kwargs=init_kwargs)
-    except Exception as error:  # whatever the service does, training goes on
-        if init_kwargs.get("wandb", {"mode": "offline"})["mode"] == "offline":
-            raise
-        print(f"wandb: {' '.join(str(error).split())[:200]}; logging offline to {run_dir / 'wandb'}")
-        init_kwargs["wandb"]["mode"] = "offline"
-        accelerator.init_trackers(project, config=plain, init_kwargs=init_kwargs)
-    return run_id
-
-
-def log_media(accelerator, step: int, videos: dict[str, Path], contact_sheet: np.ndarray) -> None:
-    """Show sample videos and their contact sheet in the trackers. Videos go by path: wandb plays the file as it is."""
-    for tracker in accelerator.trackers:
-        if tracker.name == "wandb":
-            import wandb
-
-            media = {
-                f"samples/{i}": wandb.Video(str(path), caption=prompt, format="mp4")
-                for i, (prompt, path) in enumerate(videos.items())
-            }
-            tracker.tracker.log({**media, "samples/contact_sheet": wandb.Image(contact_sheet)}, step=step)
-        elif tracker.name == "tensorboard":
-            tracker.writer.add_image("samples/contact_sheet", contact_sheet, step, dataformats="HWC")

@@ -12,7 +12,7 @@ TRACKERS = {"wandb": ["wandb"], "tensorboard": ["tensorboard"], "all": ["wandb",
 FREE_ON_RESUME = {
     *("output_dir", "resume", "max_train_steps", "num_workers", "debug", "compile", "gradient_checkpointing"),
     *("log_every", "validate_every", "sample_every", "checkpoint_every", "checkpoints_total_limit"),
-    *("report_to", "wandb_project", "allow_dataset_change"),
+    *("report_to", "wandb_project", "allow_dataset_change", "max_bad_fraction"),
 }
 
 
@@ -56,6 +56,12 @@ def add_optimizer_args(
 def add_run_args(group, default_dir: str) -> None:
     group.add_argument(
         "--num_workers", "--dataloader_num_workers", type=integer(0, 256), default=2, help="processes that read clips"
+    )
+    group.add_argument(
+        "--max_bad_fraction",
+        type=number(0, 1),
+        default=0.05,
+        help="share of the clips that may become unreadable during the run; others take their places",
     )
     group.add_argument("--seed", type=integer(0, 2**32 - 1), default=0, help="of everything random")
     group.add_argument("--output_dir", type=Path, default=None, help=f"run folder; default {default_dir}")
