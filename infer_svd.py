@@ -250,18 +250,11 @@ def animate(
     args: argparse.Namespace, pipeline, settings: dict, image: Path, video: Path, training_motion: list[float]
 ) -> None:
     """The video of one image, and what belongs to it; each file appears whole under its name or not at all."""
+    from utils.files import write_text
     from utils.images import what_is_lost
     from utils.memory import explain_out_of_memory
     from utils.motion import motion_score
-    from utils.video_io import (
-        VideoError,
-        contact_sheet,
-        resize_frames,
-        write_frames,
-        write_gif,
-        write_image,
-        write_video,
-    )
+    from utils.video_io import contact_sheet, resize_frames, write_frames, write_gif, write_image, write_video
 
     width, height = settings["width"], settings["height"]
     picture = read_picture(image)
@@ -296,9 +289,8 @@ def animate(
         if args.visualize:
             write_image(video.with_suffix(".png"), contact_sheet([picture[None], frames], [image.name, "video"]))
         write_image(video.with_suffix(".input.png"), picture)
-        sidecar = json.dumps(without_secrets(about), indent=2, ensure_ascii=False) + "\n"
-        video.with_suffix(".json").write_text(sidecar, encoding="utf-8")
-    except (OSError, VideoError) as error:
+        write_text(video.with_suffix(".json"), json.dumps(without_secrets(about), indent=2, ensure_ascii=False) + "\n")
+    except OSError as error:
         raise UserError(f"--output_video: {video} cannot be written ({error})") from None
     if about["motion_score"] < 0.002:
         print(f"warning: nothing moves in {video}; a larger --motion_bucket_id, or --noise_aug_strength, gives more")

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.cli import Parser, UserError, choice, integer, run
+from utils.cli import Parser, UserError, choice, integer, resume_command, run
 from utils.model_args import (
     add_model_args,
     check_model_args,
@@ -162,18 +162,12 @@ def main(args: argparse.Namespace) -> None:
 
     from models.diffusion import CaptionedDiffusion
     from utils.batches import Batches, saved_first
-    from utils.checkpoint import (
-        check_settings,
-        find_run,
-        restore_training_state,
-        save_checkpoint,
-        training_state,
-        write_settings,
-    )
+    from utils.checkpoint import check_room, find_run, restore_training_state, save_checkpoint, training_state
     from utils.divergence import NumberGuard
     from utils.memory import explain_out_of_memory
     from utils.model_file import cpu_tensors
     from utils.optimizers import make_optimizer
+    from utils.run_folder import check_clips, check_settings, write_settings
     from utils.trackers import start_trackers
     from utils.training import (
         EndlessSampler,
@@ -203,14 +197,12 @@ def main(args: argparse.Namespace) -> None:
     readable = {"max_bad_fraction": args.max_bad_fraction}
     train_set = TextVideoDataset(**data_args(args), **readable, split="train")
     val_set = TextVideoDataset(**data_args(args), **readable, split="val")
-    fingerprint = train_set.fingerprint()
     samples_per_step = args.batch_size * args.gradient_accumulation_steps * world_size
     max_train_steps = args.max_train_steps or -(-args.num_epochs * len(train_set) // samples_per_step)
     state = resumed.state if resumed else {"step": 0, "best_val_loss": None, "wandb_run_id": None}
-    if resumed and state["data"] != fingerprint and not args.allow_dataset_change:
-        raise UserError(
-            f"--data_dir: not the clips that {run_dir} was trained on; --allow_dataset_change resumes all the same"
-        )
+    clips = train_set.digests() | val_set.digests()
+    if resumed:
+        check_clips("--data_dir", state.get("clips"), clips, args.allow_dataset_change)
     say(f"{len(train_set)} training and {len(val_set)} validation clips, {max_train_steps} steps, run folder {run_dir}")
 
     # Model: the U-Net learns, and with it the built-in text encoder; a pretrained one is frozen.
@@ -246,6 +238,7 @@ def main(args: argparse.Namespace) -> None:
     ema = moving_average(parameters, args.ema_decay)
     if resumed:
         restore_training_state(resumed, optimizer.optimizer, schedule, ema, accelerator.scaler)
+    check_room(run_dir, args.checkpoints_total_limit, parameters, ema)
 
     # Logs. The step is the only clock: noise, timesteps and text dropout of a step follow from (seed, step).
     step = state["step"]
@@ -267,7 +260,7 @@ def main(args: argparse.Namespace) -> None:
             "step": step,
             "best_val_loss": best_val_loss,
             "wandb_run_id": wandb_run_id,
-            "data": fingerprint,
+            "clips": clips,
             **plain,
         }
         if text_encoder.trainable:
@@ -312,6 +305,7 @@ def main(args: argparse.Namespace) -> None:
             bar.update(), bar.set_postfix(loss=f"{sum(losses) / len(losses):.4f}")
 
             last = step == max_train_steps
+            stopping = any_process(accelerator, signals.received is not None)
             if last or step % args.log_every == 0:
                 elapsed = time.perf_counter() - since
                 metrics.write(
@@ -327,32 +321,32 @@ def main(args: argparse.Namespace) -> None:
                     },
                 )
                 waited, since, losses = 0.0, time.perf_counter(), []
-            if last or step % args.validate_every == 0:
+            if last or (step % args.validate_every == 0 and not stopping):
                 with ema_weights(ema, parameters), evaluation_mode(trained), accelerator.autocast():
                     val_loss = validation_loss(model, val_set, args.batch_size, args.seed)
                     metrics.write(step, **{"val/loss": val_loss})
                     if best_val_loss is None or val_loss < best_val_loss:
                         best_val_loss = val_loss
                         save_best(run_dir, args, model, step, val_loss, main_process)
-            if last or step % args.sample_every == 0:
+            if last or (step % args.sample_every == 0 and not stopping):
                 with ema_weights(ema, parameters), evaluation_mode(trained), accelerator.autocast():
                     draw_samples(accelerator, args, model, val_set, run_dir, step, metrics)
-            if args.evaluate_every and (last or step % args.evaluate_every == 0):
+            if args.evaluate_every and (last or (step % args.evaluate_every == 0 and not stopping)):
                 with ema_weights(ema, parameters), evaluation_mode(trained), accelerator.autocast():
                     metrics.write(step, **benchmark_accuracy(args, model))
-            stopping = any_process(accelerator, signals.received is not None)
             if last or stopping or step % args.checkpoint_every == 0:
                 save()
             if stopping:
                 break
 
     bar.close()
+    if signals.received is not None:
+        say(f"stopped after step {step} of {max_train_steps}, saved in {run_dir}")
+        say(f"continue with: {resume_command(run_dir)}")
     accelerator.end_training()
     if main_process:
         plot_metrics(metrics.rows, run_dir / "loss.png")
-    if signals.received is not None:
-        say(f"stopped after step {step} of {max_train_steps}, continue with --resume {run_dir}")
-        signals.leave()
+    signals.leave()
     if main_process:
         print(f"done: {run_dir / 'best_model.pth'} (validation loss {best_val_loss:.4f}), {run_dir / 'loss.png'}")
 

@@ -29,9 +29,9 @@ from utils.clip_index import (
     listed,
     swap_left_right,
     usable_clips,
-    write_text,
 )
 from utils.data_check import check_dataset, print_check, save_contact_sheet
+from utils.files import write_text
 from utils.frame_windows import window
 from utils.readable import ReadableClips, UnreadableClip
 
@@ -243,10 +243,14 @@ class TextVideoDataset(ReadableClips):
         texts = [text for _, text in self.items]
         return texts + [text for text in map(swap_left_right, texts) if text is not None] if mirrored else texts
 
+    def digests(self) -> dict[str, str]:
+        """{name: digest of size in bytes, frames and caption} of the clips, in order."""
+        rows = {Path(info.path).name: [os.path.getsize(info.path), info.frames, text] for info, text in self.items}
+        return {name: hashlib.sha256(json.dumps(row).encode()).hexdigest()[:16] for name, row in rows.items()}
+
     def fingerprint(self) -> str:
-        """Digest of the clips (name, size in bytes, frames) and captions, in order: the same data, the same digest."""
-        rows = [(Path(info.path).name, os.path.getsize(info.path), info.frames, text) for info, text in self.items]
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        """One digest of all clips: the same data, the same digest."""
+        return hashlib.sha256(json.dumps(list(self.digests().items())).encode()).hexdigest()
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"cache": {}, "cached_bytes": 0}  # a spawned worker fills its own

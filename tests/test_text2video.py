@@ -171,7 +171,7 @@ def test_sigterm_saves_and_leaves_with_143(data, tmp_path):
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 143, output
-    assert "continue with --resume" in output and "Traceback" not in output
+    assert "continue with: " in output and "Traceback" not in output
     _, state = load_checkpoint(list_checkpoints(tmp_path / "run")[0])
     assert state["step"] == read_metrics(metrics)[-1]["step"]
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from utils.cli import UserError, printable
 from utils.clip_index import DataError
 from utils.readable import ReadableClips
-from utils.training import EndlessSampler, how_to_continue, newest_step
+from utils.training import EndlessSampler, heed_only_the_trainer, how_to_continue, newest_step
 
 WORKER_TIMEOUT = 120  # s for one batch
 MOST_NAMED = 4  # clips in a message
@@ -47,6 +47,7 @@ class Batches:
             num_workers=num_workers,
             pin_memory=pin_memory,
             timeout=WORKER_TIMEOUT if num_workers else 0,
+            worker_init_fn=heed_only_the_trainer,
             generator=torch.Generator(),  # its own: the loader must not draw from the training's random state
         )
         self.batches: Iterator[dict] | None = None  # workers start with the first batch

@@ -1,15 +1,17 @@
 """What every script's command line has in common: errors of one line, all bad flags at once, honest exit statuses.
 
 Exit statuses: 0 done; 2 something the user can correct (one line per problem, no traceback); 3 training diverged;
-130 and 143 stopped by Ctrl-C or SIGTERM after saving; 1 a bug, with its traceback.
+130, 143 and 129 stopped by Ctrl-C, SIGTERM or SIGHUP after saving; 1 a bug, with its traceback.
 """
 
 import argparse
 import difflib
 import errno
+import io
 import math
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
@@ -43,8 +45,8 @@ _NO_MEMORY = re.compile(r"(?i)out of memory|not enough memory|allocate memory|un
 _SECRET = re.compile(r"\bhf_\w{8,}|(?<=://)[^/@\s]+(?=@)|(?i:(?<=token=)|(?<=key=)|(?<=secret=)|(?<=password=))[^&\s]+")
 _SECRET_NAME = re.compile(r"(?i)token(?!s)|key|secret|password")
 
-# A full or read-only disk, a permission, a name too long: whichever script meets them, no bug of it.
-THE_DISKS_FAULT = (errno.EACCES, errno.EDQUOT, errno.ENAMETOOLONG, errno.ENOSPC, errno.EROFS)
+# A full, broken or read-only disk, a permission, a name too long: whichever script meets them, no bug of it.
+THE_DISKS_FAULT = (errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENAMETOOLONG, errno.ENOSPC, errno.EROFS)
 
 
 class Bad(str):
@@ -182,6 +184,34 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("torch", "diffusers", "transformers")} | {"python": sys.version.split()[0]}
 
 
+def resume_command(run_dir: Path) -> str:
+    """This command, so that it continues the run in run_dir."""
+    words = sys.argv if {"auto", "latest"} & set(sys.argv) else [*sys.argv, "--resume", str(run_dir)]
+    return f"{'torchrun ...' if 'WORLD_SIZE' in os.environ else 'python'} {shlex.join(words)}"
+
+
+class LostOutput(io.FileIO):
+    """Standard output or error: what cannot be written, because the terminal or the reader of a pipe is gone, is lost.
+
+    Ctrl-C in `train... | tee log` ends tee first, and a training must not fail for it before it has saved.
+    """
+
+    def write(self, data) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def forgiving(stream: io.TextIOBase) -> io.TextIOBase:
+    """Standard output or error, on LostOutput; a stream that is something else, as it is."""
+    if stream not in (sys.__stdout__, sys.__stderr__) or stream is None:
+        return stream
+    raw = LostOutput(stream.fileno(), "w", closefd=False)
+    lines = stream.line_buffering or stream.write_through
+    return io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=lines)
+
+
 def run(main: Callable[[], object]) -> None:
     """Run a script's main and leave with the status it deserves. `--debug` among the arguments shows tracebacks."""
     # transformers announces at import that an image processor lacks torchvision, which no script here uses.
@@ -191,6 +221,7 @@ def run(main: Callable[[], object]) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large tensors in large pages: 4 % of a step on a CPU
     debug = "--debug" in sys.argv
+    sys.stdout, sys.stderr = forgiving(sys.stdout), forgiving(sys.stderr)
     try:
         main()
     except (UserError, Stopped) as error:

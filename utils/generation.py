@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.cli import UserError, choice, integer, number, printable, versions, without_secrets
+from utils.files import write_text
 
 REMEDIES = "a smaller --batch_size, --mixed_precision bf16, fewer --num_frames, a smaller --frame_size"
 
@@ -193,15 +194,7 @@ class Generator:
         import numpy as np
         import torch
 
-        from utils.video_io import (
-            VideoError,
-            contact_sheet,
-            to_uint8,
-            write_frames,
-            write_gif,
-            write_image,
-            write_video,
-        )
+        from utils.video_io import contact_sheet, to_uint8, write_frames, write_gif, write_image, write_video
 
         if not torch.isfinite(video).all():
             raise UserError(f"the video of prompt {job.index} is not a number; try --mixed_precision no")
@@ -217,8 +210,8 @@ class Generator:
                 write_image(self.path(job, ".png"), contact_sheet([frames], [job.prompt]))
             sidecar = {"prompt": job.prompt, "group": job.group, "seed": job.seed, **self.settings, **self.about}
             text = json.dumps(without_secrets(sidecar), indent=2, ensure_ascii=False) + "\n"
-            self.path(job, ".json").write_text(text, encoding="utf-8")
-        except (OSError, VideoError) as error:
+            write_text(self.path(job, ".json"), text)
+        except OSError as error:
             raise UserError(f"--output_dir: {self.path(job, '')} cannot be written ({error})") from None
 
     def write_overview(self, jobs: list[Job]) -> Path:

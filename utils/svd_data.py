@@ -205,7 +205,11 @@ def split_folders(
     )
 
 
-def dataset_fingerprint(clips: list[FrameFolder]) -> str:
-    """SHA-256 of what the samples follow from: folders, names of frames, rates, motion."""
-    rows = [(clip.folder.name, clip.files, clip.fps, clip.motion_bucket_id) for clip in clips]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+def clip_digests(clips: list[FrameFolder]) -> dict[str, str]:
+    """{folder: digest of what its samples follow from}: names and sizes in bytes of the frames, rate, motion."""
+
+    def digest(clip: FrameFolder) -> str:
+        files = [(name, (clip.folder / name).stat().st_size) for name in clip.files]
+        return hashlib.sha256(json.dumps([files, clip.fps, clip.motion_bucket_id]).encode()).hexdigest()[:16]
+
+    return {clip.folder.name: digest(clip) for clip in clips}

@@ -9,8 +9,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from utils.checkpoint import require_numbers, sha256
+from utils.checkpoint import require_numbers, sha256, tensor_bytes
 from utils.cli import UserError, printable
+from utils.files import explain_full_disk, partial_path, whole_file, write_text
 from utils.hub import missing_weights, resolve_model
 
 DEFAULT_MODEL = "stabilityai/stable-video-diffusion-img2vid-xt"
@@ -60,10 +61,10 @@ def _missing_files(folder: Path) -> list[str]:
 
 def save_pipeline(pipeline, output_dir: Path) -> None:
     """Write a pipeline into output_dir, part by part under another name first; what else is there stays."""
-    partial = output_dir / f".pipeline-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = partial_path(output_dir / "pipeline")
     try:
-        pipeline.save_pretrained(partial, safe_serialization=True)
+        with explain_full_disk(output_dir, pipeline_bytes(pipeline)):
+            pipeline.save_pretrained(partial, safe_serialization=True)
         (output_dir / "model_index.json").unlink(missing_ok=True)  # it comes last: with it the folder is a pipeline
         for part in PARTS:
             shutil.rmtree(output_dir / part, ignore_errors=True)
@@ -73,16 +74,18 @@ def save_pipeline(pipeline, output_dir: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def pipeline_bytes(pipeline) -> int:
+    """The size of a pipeline's weights."""
+    return sum(tensor_bytes(part.state_dict()) for part in (pipeline.unet, pipeline.vae, pipeline.image_encoder))
+
+
 def save_trained(tensors: dict[str, torch.Tensor], info: dict, output_dir: Path) -> None:
     """Write the trained weights alone, with what they belong to: the name and the revision of the base model."""
-    partial = output_dir / f".{TRAINED}.{os.getpid()}"
-    try:
+    path = output_dir / TRAINED
+    with explain_full_disk(path, tensor_bytes(tensors)), whole_file(path, sync=True) as partial:
         save_file(tensors, partial)
         info = {**info, "sha256": sha256(partial)}
-        os.replace(partial, output_dir / TRAINED)
-        (output_dir / TRAINED_INFO).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(output_dir / TRAINED_INFO, json.dumps(info, indent=2) + "\n")
 
 
 def load_trained(folder: Path, flag: str = "--model_dir") -> tuple[dict[str, torch.Tensor], dict]:

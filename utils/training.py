@@ -3,10 +3,10 @@
 import json
 import os
 import signal
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,9 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import Sampler
 from transformers.optimization import get_wsd_schedule
 
-from utils.checkpoint import list_checkpoints
 from utils.cli import Stopped, UserError
+from utils.files import whole_file, write_text
+from utils.run_folder import list_checkpoints
 from utils.training_args import TRACKERS
 
 
@@ -47,6 +48,24 @@ class EndlessSampler(Sampler):
                 order, permuted_epoch = np.random.default_rng([self.seed, epoch]).permutation(self.num_samples), epoch
             yield epoch, int(order[offset])
             position += self.world_size
+
+
+def heed_only_the_trainer(worker: int) -> None:
+    """In a DataLoader worker: signals that ask for a stop are for the trainer, which needs the worker to end its step.
+
+    Ctrl-C, a lost terminal and `kill -- -GROUP` reach workers too, and Slurm's SIGTERM every process.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_leave_when_the_trainer_says_so, daemon=True).start()
+
+
+def _leave_when_the_trainer_says_so() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def learning_rate_schedule(name: str, optimizer: torch.optim.Optimizer, warmup: int, num_steps: int):
@@ -113,8 +132,9 @@ class StopSignals:
         if self.received is not None:
             os._exit(128 + number)
         self.received = number
-        name = signal.Signals(number).name
-        print(f"\n{name}: saving after this step; once more stops at once, unsaved", file=sys.stderr, flush=True)
+        said = f"\n{signal.Signals(number).name}: saving after this step; once more stops at once, unsaved\n"
+        with suppress(OSError):  # not print, which must not be called within itself; nobody may be there to read it
+            os.write(2, said.encode())
 
     def leave(self) -> None:
         """Raise Stopped if a signal came; call it once the state is saved."""
@@ -175,7 +195,7 @@ class Metrics:
         self.path, self.log, self.main_process = path, log, main_process
         self.rows = [row for row in read_metrics(path) if row["step"] <= start_step]
         if main_process:
-            path.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
+            write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def write(self, step: int, **values: float) -> None:
         if not self.main_process:
@@ -233,5 +253,6 @@ def plot_metrics(rows: list[dict], path: Path) -> None:
         axes.set(ylabel="videos that obey", ylim=(0, 1)), axes.grid(alpha=0.3), axes.legend()
     figure.axes[-1].set_xlabel("step")
     figure.tight_layout()
-    figure.savefig(path)
+    with whole_file(path) as partial:
+        figure.savefig(partial)
     pyplot.close(figure)
