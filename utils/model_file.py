@@ -40,12 +40,13 @@ def pack_model(diffusion: TextToVideoDiffusion, text_encoder: TextEncoder, **abo
 
 
 def unpack_model(
-    model: dict, text_encoder: str | None = None, unet_class: type[UNet3D] = UNet3D
+    model: dict, text_encoder: str | None = None, unet_class: type[UNet3D] = UNet3D, flag: str = "--checkpoint"
 ) -> tuple[TextToVideoDiffusion, TextEncoder]:
     """(diffusion, text encoder) in eval mode on the CPU, the inverse of pack_model.
 
     text_encoder: where a frozen encoder lies now, if not where the training found it. unet_class: the class of a U-Net
-    that extends UNet3D. Raises UserError if the encoder cannot be had or the weights do not fit the network.
+    that extends UNet3D. flag: which named the model. Raises UserError if the encoder cannot be had or the weights do
+    not fit the network.
     """
     try:
         unet = unet_class.from_config(model["unet_config"])
@@ -58,7 +59,7 @@ def unpack_model(
             encoder.load_state_dict(checked_weights(stored["weights"]))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = "; ".join(line.strip() for line in str(error).splitlines()[:4])
-        raise UserError(f"--checkpoint: its weights do not fit its own description ({reason})") from None
+        raise UserError(f"{flag}: its weights do not fit its own description ({reason})") from None
     if stored["name"] != BUILTIN:
         encoder = load_text_encoder(text_encoder or stored["name"], stored["revision"], stored["max_length"])
         if encoder.dim != unet.config.cross_attention_dim:
