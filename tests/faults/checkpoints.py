@@ -145,7 +145,8 @@ def passed_over(place: Place, damages: tuple, struck: str) -> str:
         damages[0](next(newest.glob(struck)))
         said = training.run(*MORE).done("warning: passing over", str(newest), "resuming from").said
         warning = next(line for line in said.splitlines() if line.startswith("warning: passing over"))
-        assert "checkpoint-00000002" in said and training.saved()[0] == 5
+        assert f"resuming from {training.run_dir}/checkpoint-00000002" in said
+        assert training.saved() == [5, 2] and (training.run_dir / f"damaged-{newest.name}").is_dir()
     return f"{count} of {count} noticed; {warning}"
 
 
@@ -234,9 +235,8 @@ def wandb_log(folder: Path) -> list[int]:
         parts += data[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):  # a whole record, or its last piece
-            items = {
-                item.key or ".".join(item.nested_key): item.value_json for item in Record.FromString(parts).history.item
-            }
+            history = Record.FromString(parts).history.item
+            items = {item.key or ".".join(item.nested_key): item.value_json for item in history}
             steps += [int(items["_step"])] if "train/loss" in items else []
             parts = b""
     return steps
