@@ -1,6 +1,7 @@
 """Out of memory, F22 and F23: on a GPU, and on the machine itself."""
 
 import json
+import shutil
 
 import numpy as np
 import torch
@@ -60,6 +61,12 @@ def torch_while_the_network_is_built() -> None:
     diffusers.StableVideoDiffusionPipeline.from_pretrained = torch_says_no
 
 
+def torch_while_a_checkpoint_is_read() -> None:
+    import utils.checkpoint
+
+    utils.checkpoint.load_file = torch_says_no
+
+
 @row("F22", "out of memory in training names the flags that help, in order, and the newest checkpoint", slow=True)
 def f22(place: Place) -> str:
     flags = {
@@ -73,6 +80,9 @@ def f22(place: Place) -> str:
             )
             (checkpoint,) = list_checkpoints(out(place, script))
             assert load_checkpoint(checkpoint)[1]["step"] == 2
+        ended = run(place, script, "--resume", "latest", patch=torch_while_a_checkpoint_is_read, fresh=False)
+        ended.refused("out of memory", "you tried to allocate")
+        assert list_checkpoints(out(place, script)) == [checkpoint] and "passing over" not in ended.said
         run(place, script, "--num_workers", 1, patch=numpy_in_a_worker).refused(
             "out of memory on this machine", "Unable to allocate", "there is no checkpoint yet"
         )
@@ -116,7 +126,7 @@ def numpy_at_the_second_video() -> None:
     "F23", "out of memory in generation names the flags that help; videos before stay, a rerun adds the rest", slow=True
 )
 def f23(place: Place) -> str:
-    pictures = [place.shared.frames / f"video_000{i}" / "00000.png" for i in (1, 2, 3)]
+    pictures = [shutil.copy(place.shared.picture, place.folder / f"picture{i}.png") for i in (1, 2, 3)]
     jobs = {
         "generate_text2video": ("--prompts", "a red circle", "a blue square", "a green triangle"),
         "infer_svd": ("--input_image", *pictures),

@@ -32,7 +32,7 @@ def flags(place: Place, script: str) -> tuple:
             *("--model_dir", shared.svd, "--width", 64, "--height", 64, "--num_frames", 2),
             *("--num_inference_steps", 1),
         ),
-        "prepare_dataset": lambda: ("--video_dir", shared.data / "videos", *KEEP_ALL),
+        "prepare_dataset": lambda: ("--video_dir", shared.data / "videos", "--num_workers", 0, *KEEP_ALL),
     }[script]() + ("--output_dir", out(place, script))
 
 
