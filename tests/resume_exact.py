@@ -32,28 +32,13 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 import utils.checkpoint
 import utils.training
 from tests.badinput.place import Shared, run_script
+from tests.tiny_runs import TRAINERS, command
 from utils.checkpoint import Resumed, list_checkpoints, load_checkpoint
 from utils.cli import printable
 from utils.training import EndlessSampler, read_metrics, seed_step
 
-TRAINERS = ("train_text2video", "train_svd")
 STEPS, STOPS, WORKERS, ACCUMULATIONS = 17, (1, 3, 5, 8, 16), (0, 2), (1, 3)
 MUTATED_STEPS, MUTATED_STOP = 9, 5
-# Six clips, of which five are trained on, two at a time: step 5 ends an epoch, the other stops lie inside one. Dropout
-# of the text or of the image is on, and so is the moving average.
-COMMON = (
-    *("--max_samples", 6, "--batch_size", 2, "--mixed_precision", "no", "--no_wandb"),
-    *("--learning_rate", 1e-3, "--lr_warmup_steps", 3, "--lr_scheduler", "cosine"),
-    *("--log_every", 1, "--validate_every", 4, "--sample_every", 10_000),
-)
-TEXT2VIDEO = (
-    *("--preset", "tiny", "--optimizer", "muon", "--text_dropout", 0.5),
-    *("--num_timesteps", 10, "--validation_prompts", "a red circle"),
-)
-SVD = (
-    *("--num_frames", 3, "--width", 64, "--height", 64, "--conditioning_dropout_prob", 0.5),
-    *("--num_validation_clips", 1, "--num_inference_steps", 1, "--save_trainable_only"),
-)
 NOT_COMPARED = {"step", "time", "train/data_wait_share", "train/steps_per_second"}  # they measure the clock
 
 
@@ -89,13 +74,9 @@ class Difference:
 
 def train(trainer: str, shared: Shared, out: Path, *flags, stop_after: int | None = None) -> list[str]:
     """Train to the end, or send SIGTERM to this process in a step; returns the digest of each micro-batch."""
-    if trainer == "train_text2video":
-        argv = ("--data_dir", shared.data, *TEXT2VIDEO)
-    else:
-        argv = ("--pretrained_model_name", shared.svd, "--dataset_dir", shared.frames, *SVD)
     batches = []
     with digests_of_batches(batches), sigterm_in_step(stop_after):
-        outcome = run_script(trainer, (*argv, *COMMON, "--output_dir", out, *flags))
+        outcome = run_script(trainer, (*command(trainer, shared), "--output_dir", out, *flags))
     if outcome.status != (0 if stop_after is None else 143):
         raise Failed([line for line in outcome.err.splitlines() if "rror" in line][-1])
     return batches
