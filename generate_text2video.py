@@ -8,6 +8,7 @@ JSON file beside it that says how it was made; index.html shows them all. Video 
 """
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,6 +101,8 @@ def interactive(args: argparse.Namespace) -> None:
     """Ask for a model unless --checkpoint names one, then for prompts, until `quit` or the end of the input."""
     from accelerate import PartialState
 
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="replace")  # bytes that are no text in the terminal's encoding
     generator = None
     device = PartialState(cpu=args.device == "cpu").device
     if args.checkpoint is not None:

@@ -11,7 +11,19 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.cli import Bad, Parser, UserError, choice, integer, number, output_problems, printable, run, versions
+from utils.cli import (
+    Bad,
+    Parser,
+    UserError,
+    choice,
+    integer,
+    number,
+    output_problems,
+    printable,
+    run,
+    versions,
+    without_secrets,
+)
 
 # torch and what is built on it are imported in main(): --help and a misspelt flag answer at once.
 
@@ -238,18 +250,11 @@ def animate(
     args: argparse.Namespace, pipeline, settings: dict, image: Path, video: Path, training_motion: list[float]
 ) -> None:
     """The video of one image, and what belongs to it; each file appears whole under its name or not at all."""
+    from utils.files import write_text
     from utils.images import what_is_lost
+    from utils.memory import explain_out_of_memory
     from utils.motion import motion_score
-    from utils.training import explain_out_of_memory
-    from utils.video_io import (
-        VideoError,
-        contact_sheet,
-        resize_frames,
-        write_frames,
-        write_gif,
-        write_image,
-        write_video,
-    )
+    from utils.video_io import contact_sheet, resize_frames, write_frames, write_gif, write_image, write_video
 
     width, height = settings["width"], settings["height"]
     picture = read_picture(image)
@@ -257,7 +262,7 @@ def animate(
         print(f"note: {printable(image)}: {note}")
     picture = resize_frames(picture[None], height, width, args.resize_mode)[0]
     remedies = "--decode_chunk_size 2, --offload model, fewer --num_frames, a smaller --width and --height"
-    with explain_out_of_memory(remedies):
+    with explain_out_of_memory(remedies, vars(args) | settings):
         frames, drift = chain(args, pipeline, settings, picture)
     fps = args.export_fps or args.fps
     about = {
@@ -275,6 +280,7 @@ def animate(
     }
     try:
         video.parent.mkdir(parents=True, exist_ok=True)
+        video.with_suffix(".json").unlink(missing_ok=True)  # of an older video, which it vouches for
         write_video(video, frames, fps)
         if args.save_gif:
             write_gif(video.with_suffix(".gif"), frames, fps)
@@ -283,8 +289,8 @@ def animate(
         if args.visualize:
             write_image(video.with_suffix(".png"), contact_sheet([picture[None], frames], [image.name, "video"]))
         write_image(video.with_suffix(".input.png"), picture)
-        video.with_suffix(".json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except (OSError, VideoError) as error:
+        write_text(video.with_suffix(".json"), json.dumps(without_secrets(about), indent=2, ensure_ascii=False) + "\n")
+    except OSError as error:
         raise UserError(f"--output_video: {video} cannot be written ({error})") from None
     if about["motion_score"] < 0.002:
         print(f"warning: nothing moves in {video}; a larger --motion_bucket_id, or --noise_aug_strength, gives more")

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.cli import Diverged, Parser, UserError, choice, integer, number, run
+from utils.cli import Parser, UserError, choice, integer, number, resume_command, run, without_secrets
 from utils.training_args import (
     FREE_ON_RESUME,
     TRACKERS,
@@ -22,6 +22,9 @@ from utils.training_args import (
     add_run_args,
     check_run_args,
 )
+
+# See FREE_ON_RESUME.
+FREE = FREE_ON_RESUME | {"dataset_dir", "cache", "cache_dir", "checkpointing", "dry_run"}
 
 # torch and what is built on it are imported in main(): --help and a misspelt flag answer at once.
 
@@ -130,43 +133,43 @@ def main(args: argparse.Namespace) -> None:
         return
 
     import torch
-    from torch.utils.data import default_collate
     from tqdm.auto import tqdm
 
     from models.svd import draw_sigmas, encode_latents, image_embeddings, make_conditioning, svd_loss
     from models.svd_memory import enable_full_checkpointing, use_one_token_attention
+    from utils.batches import Batches, saved_first
     from utils.checkpoint import (
-        check_settings,
+        check_room,
         find_run,
         restore_training_state,
         save_checkpoint,
         training_state,
         whole,
-        write_settings,
     )
+    from utils.divergence import NumberGuard
     from utils.latent_cache import LatentCache
-    from utils.svd_data import FrameClips, dataset_fingerprint, find_frame_folders, split_folders
-    from utils.svd_files import load_pipeline, train_part
+    from utils.memory import explain_out_of_memory
+    from utils.run_folder import check_clips, check_settings, write_settings
+    from utils.svd_data import FrameClips, clip_digests, find_frame_folders, split_folders
+    from utils.svd_files import load_pipeline, pipeline_bytes, train_part
+    from utils.trackers import start_trackers
     from utils.training import (
         EndlessSampler,
         Metrics,
         StopSignals,
         any_process,
         ema_weights,
-        endless_batches,
         evaluation_mode,
-        explain_out_of_memory,
         learning_rate_schedule,
         make_accelerator,
         moving_average,
         plot_metrics,
         seed_step,
-        start_trackers,
     )
 
     run_dir, resumed = find_run(args.resume, args.output_dir, Path("checkpoints"), "svd")
     if resumed:
-        check_settings(run_dir, vars(args), FREE_ON_RESUME | {"cache", "cache_dir", "checkpointing", "dry_run"})
+        check_settings(run_dir, vars(args), FREE)
     accelerator = make_accelerator(args, run_dir)
     device, rank, world_size = accelerator.device, accelerator.process_index, accelerator.num_processes
     main_process, say = accelerator.is_main_process, accelerator.print
@@ -180,10 +183,15 @@ def main(args: argparse.Namespace) -> None:
     for reason, names in skipped.items():
         say(f"skipped {len(names)} clips: {reason}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
     train_clips, val_clips = split_folders(clips, args.val_fraction, args.seed)
+    state = resumed.state if resumed else {"step": 0, "wandb_run_id": None}
+    digests = clip_digests(clips)
+    if resumed:
+        check_clips("--dataset_dir", state.get("clips"), digests, args.allow_dataset_change)
 
     # Model: the VAE and the image encoder are frozen; of the U-Net a part learns, in float32, and the rest is frozen in
     # half precision.
     pipeline = load_pipeline(args.pretrained_model_name, args.revision)
+    result = None if args.save_trainable_only else pipeline_bytes(pipeline)
     vae, image_encoder, feature_extractor = pipeline.vae, pipeline.image_encoder, pipeline.feature_extractor
     for module in (vae, image_encoder):
         module.requires_grad_(False).eval().to(device)
@@ -207,15 +215,11 @@ def main(args: argparse.Namespace) -> None:
             cache.fill(clips, vae, image_encoder, feature_extractor)
         image_encoder.to("cpu")
     window = {"frame_stride": args.frame_stride, "resize_mode": args.resize_mode, "seed": args.seed, "cache": cache}
+    window["max_unreadable"] = int(args.max_bad_fraction * len(clips))
     size = (args.num_frames, args.width, args.height)
     train_set = FrameClips(train_clips, *size, **window, random_crop=args.random_crop)
     val_set = FrameClips(val_clips, *size, **window)
     samples_per_step = args.train_batch_size * args.gradient_accumulation_steps * world_size
-    state = resumed.state if resumed else {"step": 0, "wandb_run_id": None}
-    if resumed and state["data"] != dataset_fingerprint(train_clips) and not args.allow_dataset_change:
-        raise UserError(
-            f"--dataset_dir: not the clips that {run_dir} was trained on; --allow_dataset_change resumes all the same"
-        )
 
     def encode(batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents (B, T, 4, H/8, W/8), scaled, and image embeddings (B, 1, D) of a batch."""
@@ -241,6 +245,7 @@ def main(args: argparse.Namespace) -> None:
     ema = moving_average(parameters, args.ema_decay)
     if resumed:
         restore_training_state(resumed, optimizer.optimizer, schedule, ema, accelerator.scaler)
+    check_room(run_dir, args.checkpoints_total_limit, parameters, ema, result)
     say(
         f"{len(train_clips)} training and {len(val_clips)} validation clips; "
         f"{sum(p.numel() for p in parameters):,} of {sum(p.numel() for p in unet.parameters()):,} parameters learn; "
@@ -259,14 +264,14 @@ def main(args: argparse.Namespace) -> None:
         """Everything that the next step depends on, so that a resumed run equals an uninterrupted one."""
         tensors, plain = training_state(optimizer.optimizer, schedule, ema, accelerator.scaler)
         tensors["trained"] = {name: whole(p.detach()) for name, p in zip(names, parameters, strict=True)}
-        now = {"step": step, "wandb_run_id": wandb_run_id, "data": dataset_fingerprint(train_clips), **plain}
+        now = {"step": step, "wandb_run_id": wandb_run_id, "clips": digests, **plain}
         if main_process:
             save_checkpoint(run_dir, step, tensors, now, args.checkpoints_total_limit)
 
     sampler = EndlessSampler(len(train_set), args.seed, step * samples_per_step, rank, world_size)
-    batches = endless_batches(
-        train_set, args.train_batch_size, args.num_workers, sampler, device.type == "cuda", default_collate
-    )
+    pin_memory, kept = device.type == "cuda", args.gradient_accumulation_steps
+    batches = Batches(train_set, args.train_batch_size, args.num_workers, sampler, pin_memory, kept)
+    numbers = NumberGuard(accelerator, batches, run_dir, args.seed)
     bar = tqdm(total=args.max_train_steps, initial=step, desc="training", unit="step", disable=not main_process)
     if step >= args.max_train_steps:
         say(f"{run_dir} has its {args.max_train_steps} steps already; --max_train_steps continues it")
@@ -283,7 +288,7 @@ def main(args: argparse.Namespace) -> None:
         with ema_weights(ema, parameters), evaluation_mode(trained):
             draw_samples(accelerator, args, pipeline, unet, val_set, run_dir, step, metrics)
 
-    with signals, explain_out_of_memory(REMEDIES):
+    with signals, explain_out_of_memory(REMEDIES, vars(args), run_dir), saved_first(save, run_dir, lambda: step):
         if step == 0:
             validate()  # the pretrained model is what training has to beat
         while step < args.max_train_steps:
@@ -311,21 +316,18 @@ def main(args: argparse.Namespace) -> None:
                 logs.append(torch.stack([losses.detach().mean(), errors["edm"].mean(), errors["eps"].mean()]))
             grad_norm = accelerator.clip_grad_norm_(parameters, args.max_grad_norm)
             rows.append(torch.stack(logs).mean(dim=0).tolist())
-            loss = rows[-1][0]
-            if not (loss - loss == 0 and (torch.isfinite(grad_norm) or accelerator.scaler is not None)):
-                raise Diverged(
-                    f"step {step + 1}: loss {loss:g}, gradient norm {float(grad_norm):g}; the weights were not "
-                    f"changed. Lower --learning_rate, or use --mixed_precision no; --resume {run_dir} continues"
-                )
+            numbers.check(step + 1, rows[-1][0], float(grad_norm), schedule.get_last_lr()[0])
             optimizer.step()
             optimizer.zero_grad()
-            schedule.step()
-            if ema is not None:
-                ema.step(parameters)
+            if not numbers.overflowed(optimizer):
+                schedule.step()
+                if ema is not None:
+                    ema.step(parameters)
             step += 1
             bar.update(), bar.set_postfix(loss=f"{sum(row[0] for row in rows) / len(rows):.4f}")
 
             last = step == args.max_train_steps
+            stopping = any_process(accelerator, signals.received is not None)
             if last or step % args.log_every == 0:
                 elapsed = time.perf_counter() - since
                 means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
@@ -335,28 +337,29 @@ def main(args: argparse.Namespace) -> None:
                     **{
                         "train/learning_rate": schedule.get_last_lr()[0],
                         "train/grad_norm": float(grad_norm),
+                        "train/skipped_steps": numbers.skipped,
                         "train/data_wait_share": waited / elapsed,
                         "train/steps_per_second": len(rows) / elapsed,
                     },
                 )
                 waited, since, rows = 0.0, time.perf_counter(), []
-            if last or step % args.validate_every == 0:
+            if last or (step % args.validate_every == 0 and not stopping):
                 validate()
-            if last or step % args.sample_every == 0:
+            if last or (step % args.sample_every == 0 and not stopping):
                 sample()
-            stopping = any_process(accelerator, signals.received is not None)
             if last or stopping or step % args.checkpoint_every == 0:
                 save()
             if stopping:
                 break
 
     bar.close()
+    if signals.received is not None:
+        say(f"stopped after step {step} of {args.max_train_steps}, saved in {run_dir}")
+        say(f"continue with: {resume_command(run_dir)}")
     accelerator.end_training()
     if main_process:
         plot_metrics(metrics.rows, run_dir / "loss.png")
-    if signals.received is not None:
-        say(f"stopped after step {step} of {args.max_train_steps}, continue with --resume {run_dir}")
-        signals.leave()
+    signals.leave()
     with ema_weights(ema, parameters):
         tensors = {name: whole(p.detach()).cpu().clone() for name, p in zip(names, parameters, strict=True)}
     if main_process:
@@ -430,7 +433,7 @@ def draw_samples(accelerator, args: argparse.Namespace, pipeline, unet, val_set,
     from PIL import Image
 
     from utils.motion import motion_score
-    from utils.training import log_media
+    from utils.trackers import log_media
     from utils.video_io import contact_sheet, to_uint8, write_image, write_video
 
     pipeline.unet = unet
@@ -484,6 +487,7 @@ def export(args: argparse.Namespace, run_dir: Path, tensors: dict, lora: dict | 
     """
     import json
 
+    from utils.files import write_text
     from utils.svd_files import apply_trained, load_pipeline, model_card, save_pipeline, save_trained
 
     about = {
@@ -505,8 +509,8 @@ def export(args: argparse.Namespace, run_dir: Path, tensors: dict, lora: dict | 
         pipeline = load_pipeline(args.pretrained_model_name, args.revision)
         pipeline.unet = apply_trained(pipeline.unet, tensors, about)
         save_pipeline(pipeline, run_dir)
-    (run_dir / "svd.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    (run_dir / "README.md").write_text(model_card(about, len(clips), vars(args)), encoding="utf-8")
+    write_text(run_dir / "svd.json", json.dumps(about, indent=1) + "\n")
+    write_text(run_dir / "README.md", model_card(about, len(clips), without_secrets(vars(args))))
 
 
 def memory_report(args: argparse.Namespace) -> str:

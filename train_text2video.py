@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.cli import Diverged, Parser, UserError, choice, integer, run
+from utils.cli import Parser, UserError, choice, integer, resume_command, run
 from utils.model_args import (
     add_model_args,
     check_model_args,
@@ -161,32 +161,26 @@ def main(args: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
     from models.diffusion import CaptionedDiffusion
-    from utils.checkpoint import (
-        check_settings,
-        find_run,
-        restore_training_state,
-        save_checkpoint,
-        training_state,
-        write_settings,
-    )
+    from utils.batches import Batches, saved_first
+    from utils.checkpoint import check_room, find_run, restore_training_state, save_checkpoint, training_state
+    from utils.divergence import NumberGuard
+    from utils.memory import explain_out_of_memory
     from utils.model_file import cpu_tensors
     from utils.optimizers import make_optimizer
+    from utils.run_folder import check_clips, check_settings, write_settings
+    from utils.trackers import start_trackers
     from utils.training import (
         EndlessSampler,
         Metrics,
         StopSignals,
         any_process,
-        collate_clips,
         ema_weights,
-        endless_batches,
         evaluation_mode,
-        explain_out_of_memory,
         learning_rate_schedule,
         make_accelerator,
         moving_average,
         plot_metrics,
         seed_step,
-        start_trackers,
     )
     from video_dataset import TextVideoDataset
 
@@ -200,15 +194,15 @@ def main(args: argparse.Namespace) -> None:
         write_settings(run_dir, vars(args))
 
     # Data: clips (B, 3, T, H, W) in [-1, 1] with captions; what a sample is depends on (seed, epoch, index) alone.
-    train_set = TextVideoDataset(**data_args(args), split="train")
-    val_set = TextVideoDataset(**data_args(args), split="val")
+    readable = {"max_bad_fraction": args.max_bad_fraction}
+    train_set = TextVideoDataset(**data_args(args), **readable, split="train")
+    val_set = TextVideoDataset(**data_args(args), **readable, split="val")
     samples_per_step = args.batch_size * args.gradient_accumulation_steps * world_size
     max_train_steps = args.max_train_steps or -(-args.num_epochs * len(train_set) // samples_per_step)
     state = resumed.state if resumed else {"step": 0, "best_val_loss": None, "wandb_run_id": None}
-    if resumed and state["data"] != train_set.fingerprint() and not args.allow_dataset_change:
-        raise UserError(
-            f"--data_dir: not the clips that {run_dir} was trained on; --allow_dataset_change resumes all the same"
-        )
+    clips = train_set.digests() | val_set.digests()
+    if resumed:
+        check_clips("--data_dir", state.get("clips"), clips, args.allow_dataset_change)
     say(f"{len(train_set)} training and {len(val_set)} validation clips, {max_train_steps} steps, run folder {run_dir}")
 
     # Model: the U-Net learns, and with it the built-in text encoder; a pretrained one is frozen.
@@ -244,6 +238,7 @@ def main(args: argparse.Namespace) -> None:
     ema = moving_average(parameters, args.ema_decay)
     if resumed:
         restore_training_state(resumed, optimizer.optimizer, schedule, ema, accelerator.scaler)
+    check_room(run_dir, args.checkpoints_total_limit, parameters, ema)
 
     # Logs. The step is the only clock: noise, timesteps and text dropout of a step follow from (seed, step).
     step = state["step"]
@@ -265,7 +260,7 @@ def main(args: argparse.Namespace) -> None:
             "step": step,
             "best_val_loss": best_val_loss,
             "wandb_run_id": wandb_run_id,
-            "data": train_set.fingerprint(),
+            "clips": clips,
             **plain,
         }
         if text_encoder.trainable:
@@ -274,9 +269,9 @@ def main(args: argparse.Namespace) -> None:
             save_checkpoint(run_dir, step, tensors, now, args.checkpoints_total_limit)
 
     sampler = EndlessSampler(len(train_set), args.seed, step * samples_per_step, rank, world_size)
-    batches = endless_batches(
-        train_set, args.batch_size, args.num_workers, sampler, accelerator.device.type == "cuda", collate_clips
-    )
+    pin_memory, kept = accelerator.device.type == "cuda", args.gradient_accumulation_steps
+    batches = Batches(train_set, args.batch_size, args.num_workers, sampler, pin_memory, kept)
+    numbers = NumberGuard(accelerator, batches, run_dir, args.seed)
     bar = tqdm(
         total=max_train_steps, initial=step, desc="training", unit="step", disable=not accelerator.is_main_process
     )
@@ -285,34 +280,32 @@ def main(args: argparse.Namespace) -> None:
     trained.train()
     waited, since, losses = 0.0, time.perf_counter(), []
 
-    with signals, explain_out_of_memory(REMEDIES):
+    with signals, explain_out_of_memory(REMEDIES, vars(args), run_dir), saved_first(save, run_dir, lambda: step):
         while step < max_train_steps:
             loss = torch.zeros((), device=accelerator.device)
             for micro in range(args.gradient_accumulation_steps):
                 started = time.perf_counter()
-                videos, captions = next(batches)
+                batch = next(batches)
                 waited += time.perf_counter() - started
                 seed_step(args.seed, step, micro, rank)
                 with accelerator.accumulate(trained), accelerator.autocast():
-                    micro_loss = trained(videos.to(accelerator.device, non_blocking=True), captions)
+                    micro_loss = trained(batch["video"].to(accelerator.device, non_blocking=True), batch["text"])
                     accelerator.backward(micro_loss)
                 loss += micro_loss.detach() / args.gradient_accumulation_steps
             grad_norm = accelerator.clip_grad_norm_(parameters, args.max_grad_norm)
             losses.append(loss.item())
-            if not (torch.isfinite(loss) and (torch.isfinite(grad_norm) or accelerator.scaler is not None)):
-                raise Diverged(
-                    f"step {step + 1}: loss {loss.item():g}, gradient norm {float(grad_norm):g}; the weights were not "
-                    f"changed. Lower --learning_rate, or use --mixed_precision no; --resume {run_dir} continues"
-                )
+            numbers.check(step + 1, losses[-1], float(grad_norm), schedule.get_last_lr()[0])
             optimizer.step()
             optimizer.zero_grad()
-            schedule.step()
-            if ema is not None:
-                ema.step(parameters)
+            if not numbers.overflowed(optimizer):
+                schedule.step()
+                if ema is not None:
+                    ema.step(parameters)
             step += 1
             bar.update(), bar.set_postfix(loss=f"{sum(losses) / len(losses):.4f}")
 
             last = step == max_train_steps
+            stopping = any_process(accelerator, signals.received is not None)
             if last or step % args.log_every == 0:
                 elapsed = time.perf_counter() - since
                 metrics.write(
@@ -321,38 +314,39 @@ def main(args: argparse.Namespace) -> None:
                         "train/loss": sum(losses) / len(losses),
                         "train/learning_rate": schedule.get_last_lr()[0],
                         "train/grad_norm": float(grad_norm),
+                        "train/skipped_steps": numbers.skipped,
                         "train/data_wait_share": waited / elapsed,
                         "train/steps_per_second": len(losses) / elapsed,
                         "train/epoch": step * samples_per_step / len(train_set),
                     },
                 )
                 waited, since, losses = 0.0, time.perf_counter(), []
-            if last or step % args.validate_every == 0:
+            if last or (step % args.validate_every == 0 and not stopping):
                 with ema_weights(ema, parameters), evaluation_mode(trained), accelerator.autocast():
                     val_loss = validation_loss(model, val_set, args.batch_size, args.seed)
                     metrics.write(step, **{"val/loss": val_loss})
                     if best_val_loss is None or val_loss < best_val_loss:
                         best_val_loss = val_loss
                         save_best(run_dir, args, model, step, val_loss, main_process)
-            if last or step % args.sample_every == 0:
+            if last or (step % args.sample_every == 0 and not stopping):
                 with ema_weights(ema, parameters), evaluation_mode(trained), accelerator.autocast():
                     draw_samples(accelerator, args, model, val_set, run_dir, step, metrics)
-            if args.evaluate_every and (last or step % args.evaluate_every == 0):
+            if args.evaluate_every and (last or (step % args.evaluate_every == 0 and not stopping)):
                 with ema_weights(ema, parameters), evaluation_mode(trained), accelerator.autocast():
                     metrics.write(step, **benchmark_accuracy(args, model))
-            stopping = any_process(accelerator, signals.received is not None)
             if last or stopping or step % args.checkpoint_every == 0:
                 save()
             if stopping:
                 break
 
     bar.close()
+    if signals.received is not None:
+        say(f"stopped after step {step} of {max_train_steps}, saved in {run_dir}")
+        say(f"continue with: {resume_command(run_dir)}")
     accelerator.end_training()
     if main_process:
         plot_metrics(metrics.rows, run_dir / "loss.png")
-    if signals.received is not None:
-        say(f"stopped after step {step} of {max_train_steps}, continue with --resume {run_dir}")
-        signals.leave()
+    signals.leave()
     if main_process:
         print(f"done: {run_dir / 'best_model.pth'} (validation loss {best_val_loss:.4f}), {run_dir / 'loss.png'}")
 
@@ -428,7 +422,7 @@ def draw_samples(accelerator, args: argparse.Namespace, model, val_set, run_dir:
     """
     import numpy as np
 
-    from utils.training import log_media
+    from utils.trackers import log_media
     from utils.video_io import contact_sheet, to_uint8, write_image, write_video
 
     prompts = args.validation_prompts or list(dict.fromkeys(val_set.captions()))[:4]

@@ -29,10 +29,11 @@ from utils.clip_index import (
     listed,
     swap_left_right,
     usable_clips,
-    write_text,
 )
 from utils.data_check import check_dataset, print_check, save_contact_sheet
+from utils.files import write_text
 from utils.frame_windows import window
+from utils.readable import ReadableClips, UnreadableClip
 
 # torch, OpenCV and PyAV are imported where they are used: --help answers at once, and a Dataset needs no base class.
 
@@ -44,7 +45,7 @@ MISSING_CAPTION = ("error", "skip", "empty")
 DECODE_BYTES = 512 * 2**20  # a clip whose frames are larger than this at full size is read window by window
 
 
-class TextVideoDataset:
+class TextVideoDataset(ReadableClips):
     """Clips and captions for training: dataset[i] or dataset[(epoch, i)] is a dict of
 
     video: float32 tensor (3, T, H, W) in [-1, 1], or [0, 1] if not `normalize`; black and white map to the ends exactly
@@ -64,6 +65,8 @@ class TextVideoDataset:
 
     frame_size: height and width, or (height, width); `width` overrides the width. max_samples: use only the first
     usable clips, before the split. cache_bytes: resized clips kept in memory, per process; changes speed alone.
+    max_bad_fraction: None raises DataError for a clip that has become unreadable; a number lets other clips take the
+    places of so many, see `ReadableClips`.
     `report` says what was skipped: {"ok": n, "skipped": {reason: [file names]}, ...}.
 
     Raises MissingData (a FileNotFoundError) or DataError (a ValueError) with a one-line remedy if the folder or an
@@ -89,12 +92,14 @@ class TextVideoDataset:
         seed: int = 0,
         cache_bytes: int = 512 * 2**20,
         width: int | None = None,
+        max_bad_fraction: float | None = None,
     ):
+        super().__init__(seed, None)
         self.data_dir = Path(data_dir)
         self.num_frames, self.normalize, self.augment = num_frames, normalize, augment
         self.height, self.width = (frame_size, frame_size) if isinstance(frame_size, int) else frame_size
         self.width = width or self.width
-        self.split, self.seed, self.target_fps = split, seed, target_fps
+        self.split, self.target_fps = split, target_fps
         self.resize_mode, self.short_clips, self.missing_caption = resize_mode, short_clips, missing_caption
         self.caption_encoding = "utf-8-sig" if caption_encoding.lower() in ("utf-8", "utf8") else caption_encoding
         self.cache_bytes, self.cached_bytes, self.cache = cache_bytes, 0, {}
@@ -104,6 +109,8 @@ class TextVideoDataset:
         self.items, self.report = usable_clips(  # [(VideoInfo, caption)], what was skipped
             self.data_dir, num_frames, target_fps, short_clips, missing_caption, self.caption_encoding, max_samples
         )
+        if max_bad_fraction is not None:
+            self.max_unreadable = int(max_bad_fraction * len(self.items))
         if split != "all":
             self.items = self._split(val_fraction)
         if split != "val":  # the training set has said it already
@@ -156,6 +163,8 @@ class TextVideoDataset:
 
         resize_mode "crop" keeps here what the crop will cut off, so that the cut can differ each time.
         """
+        import cv2
+
         from utils.video_io import read_frames, resize_frames
 
         if index in self.cache:
@@ -172,8 +181,8 @@ class TextVideoDataset:
         wanted, position = (np.arange(info.frames), window) if keep else np.unique(window, return_inverse=True)
         try:
             frames = resize_frames(read_frames(info, wanted), height, width, mode)
-        except (ValueError, OSError) as error:
-            raise DataError(f"{printable(info.path)}: {error}; it was readable when training began") from error
+        except (ValueError, OSError, cv2.error) as error:
+            raise UnreadableClip(f"{printable(info.path)}: {error}; it was readable when training began") from error
         if keep:
             self.cache[index] = frames
             self.cached_bytes += size
@@ -182,7 +191,10 @@ class TextVideoDataset:
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict:
+    def path(self, index: int) -> Path:
+        return Path(self.items[index][0].path)
+
+    def read(self, key: int | tuple[int, int]) -> dict:
         import torch
 
         epoch, index = key if isinstance(key, tuple) else (0, key)
@@ -231,10 +243,14 @@ class TextVideoDataset:
         texts = [text for _, text in self.items]
         return texts + [text for text in map(swap_left_right, texts) if text is not None] if mirrored else texts
 
+    def digests(self) -> dict[str, str]:
+        """{name: digest of size in bytes, frames and caption} of the clips, in order."""
+        rows = {Path(info.path).name: [os.path.getsize(info.path), info.frames, text] for info, text in self.items}
+        return {name: hashlib.sha256(json.dumps(row).encode()).hexdigest()[:16] for name, row in rows.items()}
+
     def fingerprint(self) -> str:
-        """Digest of the clips (name, size in bytes, frames) and captions, in order: the same data, the same digest."""
-        rows = [(Path(info.path).name, os.path.getsize(info.path), info.frames, text) for info, text in self.items]
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        """One digest of all clips: the same data, the same digest."""
+        return hashlib.sha256(json.dumps(list(self.digests().items())).encode()).hexdigest()
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"cache": {}, "cached_bytes": 0}  # a spawned worker fills its own

@@ -106,10 +106,11 @@ def peer_curve(args: argparse.Namespace, work: Path) -> list[dict]:
     """One training, judged at each number of minutes; sampling and judging do not count."""
     import torch
 
+    from utils.batches import Batches
     from utils.evaluation import benchmark
     from utils.judge import judge, wanted
     from utils.scores import score_groups
-    from utils.training import EndlessSampler, collate_clips, endless_batches, seed_step
+    from utils.training import EndlessSampler, seed_step
     from utils.video_io import to_uint8
     from video_dataset import TextVideoDataset
 
@@ -139,13 +140,13 @@ def peer_curve(args: argparse.Namespace, work: Path) -> list[dict]:
     model = Conditioned().train()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-4)
     sampler = EndlessSampler(len(dataset), seed=0)
-    batches = endless_batches(dataset, 4, 0, sampler, False, collate_clips)
+    batches = Batches(dataset, 4, 0, sampler)
     points, seconds, steps = [], 0.0, 0
     for minutes in sorted(args.minutes):
         while seconds < minutes * 60:
             start = time.perf_counter()
-            videos, captions = next(batches)
-            loss = model.diffusion((videos + 1) / 2, cond=model.embed(captions), null_cond_prob=0.1)
+            batch = next(batches)
+            loss = model.diffusion((batch["video"] + 1) / 2, cond=model.embed(batch["text"]), null_cond_prob=0.1)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

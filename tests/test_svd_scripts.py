@@ -81,7 +81,7 @@ def test_a_run_leaves_a_pipeline_that_diffusers_loads(run_dir, pipeline_dir):
     assert {"args.json", "metrics.jsonl", "loss.png", "README.md", "svd.json"} <= {p.name for p in run_dir.iterdir()}
     assert list((run_dir / "samples").rglob("*.mp4")) and len(list_checkpoints(run_dir)) == 2
     assert len(losses(run_dir)) == 4
-    assert not any(name.startswith(".") for name in (path.name for path in run_dir.iterdir()))
+    assert [path.name for path in run_dir.iterdir() if path.name.startswith(".")] == [".lock"]
     assert pipeline.unet.dtype == torch.float32
 
 

@@ -133,7 +133,7 @@ def test_a_damaged_checkpoint_is_passed_over_by_name(tmp_path, capsys, name, dam
         middle = len(content) // 2
         file.write_bytes(content[:middle] + bytes([content[middle] ^ 16]) + content[middle + 1 :])
     assert newest_checkpoint(tmp_path)[2] == {"step": 1}
-    assert "checkpoint-00000002" in capsys.readouterr().out
+    assert "checkpoint-00000002" in capsys.readouterr().err
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_never_starts_over(tmp_path):
@@ -146,7 +146,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_never_starts_over(tmp_path):
 def test_failed_writing_leaves_the_old_checkpoint_and_no_rest(tmp_path, monkeypatch):
     save_checkpoint(tmp_path, 1, some_tensors(1), {"step": 1}, keep=2)
     monkeypatch.setattr("utils.checkpoint.sha256", lambda path: (_ for _ in ()).throw(OSError(28, "no space")))
-    with pytest.raises(OSError):
+    with pytest.raises(UserError, match="disk full writing .*checkpoint-00000002: needs 64 bytes, .* are free"):
         save_checkpoint(tmp_path, 2, some_tensors(2), {"step": 2}, keep=2)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000001"]
 

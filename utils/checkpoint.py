@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from utils.cli import UserError
+from utils.files import explain_full_disk, free_space, partial_path, size, sync_to_disk
+from utils.run_folder import CHECKPOINT_NAME, first_process, list_checkpoints, lock_run
 
 MANIFEST, CHECKPOINT_FORMAT = "manifest.json", 1
 
@@ -29,40 +32,46 @@ class CheckpointError(ValueError):
 def save_checkpoint(
     run_dir: Path, step: int, tensors: dict[str, dict[str, torch.Tensor]], state: dict, keep: int
 ) -> Path:
-    """Write run_dir/checkpoint-<step> from groups of named tensors and plain JSON data; keep the newest `keep`.
+    """Write run_dir/checkpoint-<step> from groups of named tensors and plain JSON data; keep it and `keep` - 1 older.
 
-    The older ones are removed only when the new one is complete, so at every moment one can be loaded.
+    What is removed, the oldest and those of later steps, goes only when the new one is complete: at every moment one
+    can be loaded. Raises UserError if the disk is full.
     """
     final = run_dir / f"checkpoint-{step:08d}"
-    partial = run_dir / f".checkpoint-{step:08d}-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        for group, named in tensors.items():
-            save_file(
-                {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()},
-                partial / f"{group}.safetensors",
-            )
-        (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-        files = {path.name: sha256(path) for path in sorted(partial.iterdir())}
-        manifest = {"format": CHECKPOINT_FORMAT, "step": step, "sha256": files}
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        for path in (*partial.iterdir(), partial):
-            _sync(path)
-        shutil.rmtree(final, ignore_errors=True)  # only a broken one can be in the way
-        os.rename(partial, final)
-        _sync(run_dir)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    for old in list_checkpoints(run_dir)[keep:]:
-        shutil.rmtree(old)
+    partial = partial_path(final)
+    with explain_full_disk(final, tensor_bytes(tensors), "make room, then --resume continues"):
+        try:
+            partial.mkdir(parents=True)
+            for group, named in tensors.items():
+                save_file(
+                    {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()},
+                    partial / f"{group}.safetensors",
+                )
+            (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+            files = {path.name: sha256(path) for path in sorted(partial.iterdir())}
+            manifest = {"format": CHECKPOINT_FORMAT, "step": step, "sha256": files}
+            (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
+            for path in (*partial.iterdir(), partial):
+                sync_to_disk(path)
+            if final.exists():  # later than what the run was resumed from
+                _remove(final)
+            os.rename(partial, final)
+            sync_to_disk(run_dir)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    others = [path for path in list_checkpoints(run_dir) if path != final]
+    earlier = [path for path in others if path.name < final.name]
+    for old in [path for path in others if path not in earlier[: keep - 1]]:
+        _remove(old)
     return final
 
 
-def list_checkpoints(run_dir: Path) -> list[Path]:
-    """The checkpoint folders of a run, newest first."""
-    return sorted((path for path in run_dir.glob("checkpoint-*") if path.is_dir()), reverse=True)
+def _remove(checkpoint: Path) -> None:
+    """Take a checkpoint away in one step, so that a kill leaves no half of it; lock_run removes the rest then."""
+    partial = partial_path(checkpoint)
+    os.rename(checkpoint, partial)
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict]:
@@ -77,6 +86,8 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], d
             if sha256(folder / name) != digest:
                 raise CheckpointError(f"{folder / name} is damaged (its SHA-256 differs from the manifest)")
         tensors = {Path(name).stem: load_file(folder / name) for name in files if name.endswith(".safetensors")}
+        for group, named in tensors.items():
+            require_numbers({f"{group}: {name}": tensor for name, tensor in named.items()})
         return tensors, json.loads((folder / "state.json").read_text(encoding="utf-8"))
     except CheckpointError:
         raise
@@ -95,7 +106,8 @@ def newest_checkpoint(run_dir: Path) -> tuple[Path, dict[str, dict[str, torch.Te
         try:
             tensors, state = load_checkpoint(folder)
         except CheckpointError as error:
-            print(f"warning: passing over {error}", flush=True)
+            if first_process():
+                print(f"warning: passing over {error}", file=sys.stderr, flush=True)
             reasons.append(str(error))
             continue
         return folder, tensors, state
@@ -120,6 +132,7 @@ def find_run(resume: str | None, output_dir: Path | None, root: Path, name: str)
     output_dir gets root/<name>_<time>. Raises UserError if there is nothing to resume, or if output_dir already holds
     a run and resume is None.
     """
+    one = None  # a certain checkpoint that is asked for
     if resume in (None, "latest", "auto"):
         runs = [output_dir] if output_dir else sorted(root.glob(f"{name}_*"), reverse=True)
         runs = [run for run in runs if list_checkpoints(run)]
@@ -128,56 +141,31 @@ def find_run(resume: str | None, output_dir: Path | None, root: Path, name: str)
                 f"--output_dir: {output_dir} holds a run; continue it with --resume latest, or choose another folder"
             )
         if resume is None or (resume == "auto" and not runs):
-            return output_dir or root / f"{name}_{time.strftime('%Y%m%d_%H%M%S')}", None
-        if not runs:
-            raise UserError(
-                f"--resume: there is no checkpoint in {output_dir or root}; leave --resume out to start a run"
-            )
-        folder = runs[0]
+            run_dir = output_dir or root / f"{name}_{time.strftime('%Y%m%d_%H%M%S')}"
+            lock_run(run_dir)
+            return run_dir, None
+        run_dir = runs[0] if runs else output_dir or root
+    elif CHECKPOINT_NAME.fullmatch(Path(resume).name):
+        one = Path(resume)
+        run_dir = one.parent
     else:
-        folder = Path(resume)
-    if (folder / MANIFEST).exists():
+        run_dir = Path(resume)
+    if not list_checkpoints(run_dir):
+        raise UserError(f"--resume: there is no checkpoint in {run_dir}; leave --resume out to start a run")
+    lock_run(run_dir)
+    if one is None:
+        one, tensors, state = newest_checkpoint(run_dir)
+    else:
+        others = [path.name for path in list_checkpoints(run_dir) if path.name != one.name]
         try:
-            tensors, state = load_checkpoint(folder)
+            tensors, state = load_checkpoint(one)
         except CheckpointError as error:
-            others = ", ".join(path.name for path in list_checkpoints(folder.parent) if path != folder)
-            raise UserError(f"--resume: {error}; others in this run: {others or 'none'}") from None
-        run_dir = folder.parent
-    else:
-        found = newest_checkpoint(folder)
-        if found is None:
-            raise UserError(f"--resume: there is no checkpoint in {folder}; leave --resume out to start a run")
-        checkpoint, tensors, state = found
-        folder, run_dir = checkpoint, folder
-    print(f"resuming from {folder}", flush=True)
+            raise UserError(f"--resume: {error}; others in this run: {', '.join(others) or 'none'}") from None
+        if first_process() and (later := [name for name in others if name > one.name]):
+            print(f"the next checkpoint will replace the later {', '.join(later)}", flush=True)
+    if first_process():
+        print(f"resuming from {one}", flush=True)
     return run_dir, Resumed(tensors, state)
-
-
-def write_settings(run_dir: Path, settings: dict) -> None:
-    """Keep the flags of a run in args.json."""
-    plain = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "args.json").write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--output_dir: {run_dir} cannot be written ({error.strerror})") from None
-
-
-def check_settings(run_dir: Path, settings: dict, free: set[str]) -> None:
-    """Raises UserError that names each setting, not in `free`, that differs from the args.json of a resumed run."""
-    try:
-        before = dict(json.loads((run_dir / "args.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"--resume: {run_dir / 'args.json'} cannot be read ({error}); start a new run") from None
-    changes = [
-        f"--{key} {before[key]} -> {settings[key]}"
-        for key in before.keys() & settings.keys() - free
-        if before[key] != (str(settings[key]) if isinstance(settings[key], Path) else settings[key])
-    ]
-    if changes:
-        raise UserError(
-            f"--resume: {run_dir} was started with other settings: {', '.join(sorted(changes))}; use the same ones"
-        )
 
 
 def training_state(optimizer, schedule, ema, scaler) -> tuple[dict[str, dict[str, torch.Tensor]], dict]:
@@ -205,6 +193,24 @@ def training_state(optimizer, schedule, ema, scaler) -> tuple[dict[str, dict[str
     return tensors, plain
 
 
+def check_room(run_dir: Path, keep: int, parameters: list[torch.nn.Parameter], ema, result: int | None = None) -> None:
+    """Is there room for `keep` checkpoints, one more in the making, and what is left at the end?
+
+    result: the size of that in bytes; None: the weights. Raises UserError that says how much is needed and free.
+    """
+    if not first_process():
+        return
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    checkpoint = weights * (3 if ema is None else 4)  # with two moments of each weight, and its average
+    stored = sum(path.stat().st_size for folder in list_checkpoints(run_dir) for path in folder.iterdir())
+    needed, free = (keep + 1) * checkpoint + (weights if result is None else result) - stored, free_space(run_dir)
+    if free < needed:
+        raise UserError(
+            f"--output_dir: {run_dir} needs {size(needed)}, {size(free)} are free: {keep} checkpoints of "
+            f"{size(checkpoint)}, one more in the making, and the result; make room, or choose another disk"
+        )
+
+
 def restore_training_state(resumed: Resumed, optimizer, schedule, ema, scaler) -> None:
     """The inverse of training_state."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -226,6 +232,13 @@ def restore_training_state(resumed: Resumed, optimizer, schedule, ema, scaler) -
         ema.load_state_dict({**resumed.state["ema"], "shadow_params": shadow})
 
 
+def tensor_bytes(tensors: object) -> int:
+    """The size of a tensor, or of all tensors in nested mappings; other values count nothing."""
+    if isinstance(tensors, Mapping):
+        return sum(map(tensor_bytes, tensors.values()))
+    return tensors.nbytes if isinstance(tensors, torch.Tensor) else 0
+
+
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor that FSDP has spread over processes, in one piece (all of them have to ask); others as they are."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -239,24 +252,14 @@ def spread(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def not_a_number(tensors: Mapping[str, torch.Tensor]) -> str | None:
-    """The name of the first tensor that holds a NaN or an infinity; None if there is none."""
+def require_numbers(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raises ValueError that names the first tensor that holds a NaN or an infinity."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor.sum(dtype=torch.float32)):
-            return name
-    return None
+            raise ValueError(f"{name} holds values that are not numbers")
 
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Ask the kernel to put a file or folder on the disk: a rename alone does not survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

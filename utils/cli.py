@@ -1,15 +1,17 @@
 """What every script's command line has in common: errors of one line, all bad flags at once, honest exit statuses.
 
 Exit statuses: 0 done; 2 something the user can correct (one line per problem, no traceback); 3 training diverged;
-130 and 143 stopped by Ctrl-C or SIGTERM after saving; 1 a bug, with its traceback.
+130, 143 and 129 stopped by Ctrl-C, SIGTERM or SIGHUP after saving; 1 a bug, with its traceback.
 """
 
 import argparse
 import difflib
 import errno
+import io
 import math
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
@@ -36,8 +38,15 @@ class Stopped(Exception):
         self.exit_status = 128 + signal_number
 
 
-# A full or read-only disk, a permission, a name too long: whichever script meets them, no bug of it.
-THE_DISKS_FAULT = (errno.EACCES, errno.EDQUOT, errno.ENAMETOOLONG, errno.ENOSPC, errno.EROFS)
+# What libraries say when memory is short: CUDA, torch on the CPU, NumPy, the operating system.
+_NO_MEMORY = re.compile(r"(?i)out of memory|not enough memory|allocate memory|unable to allocate|ALLOC_FAILED")
+
+# What looks like a token of the hub, a password in an address, or the value of something called a key.
+_SECRET = re.compile(r"\bhf_\w{8,}|(?<=://)[^/@\s]+(?=@)|(?i:(?<=token=)|(?<=key=)|(?<=secret=)|(?<=password=))[^&\s]+")
+_SECRET_NAME = re.compile(r"(?i)token(?!s)|key|secret|password")
+
+# A full, broken or read-only disk, a permission, a name too long: whichever script meets them, no bug of it.
+THE_DISKS_FAULT = (errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENAMETOOLONG, errno.ENOSPC, errno.EROFS)
 
 
 class Bad(str):
@@ -137,6 +146,28 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
+def without_secrets(settings: dict) -> dict:
+    """Settings for other people's eyes: *** for what looks like a token or a password."""
+    return {name: "***" if _SECRET_NAME.search(name) and value else _hide(value) for name, value in settings.items()}
+
+
+def _hide(value):
+    if isinstance(value, list):
+        return [_hide(item) for item in value]
+    return _SECRET.sub("***", value) if isinstance(value, str) else value
+
+
+def out_of_memory(error: Exception) -> str | None:
+    """What a library said of memory that it could not have, in one line; None if the error is of another kind.
+
+    A process that loads data hands its error on with the whole traceback as the message.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if _NO_MEMORY.search(line)]
+    if lines and isinstance(error, RuntimeError | MemoryError | OSError):
+        return lines[-1][:200]
+    return "MemoryError" if isinstance(error, MemoryError) else None
+
+
 def output_problems(output_dir: Path, data_dir: Path | None = None) -> Iterable[str]:
     """Problems of an output folder that can be known at once: a file, read-only, or in the data."""
     existing = next(path for path in (output_dir.absolute(), *output_dir.absolute().parents) if path.exists())
@@ -153,6 +184,34 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("torch", "diffusers", "transformers")} | {"python": sys.version.split()[0]}
 
 
+def resume_command(run_dir: Path) -> str:
+    """This command, so that it continues the run in run_dir."""
+    words = sys.argv if {"auto", "latest"} & set(sys.argv) else [*sys.argv, "--resume", str(run_dir)]
+    return f"{'torchrun ...' if 'WORLD_SIZE' in os.environ else 'python'} {shlex.join(words)}"
+
+
+class LostOutput(io.FileIO):
+    """Standard output or error: what cannot be written, because the terminal or the reader of a pipe is gone, is lost.
+
+    Ctrl-C in `train... | tee log` ends tee first, and a training must not fail for it before it has saved.
+    """
+
+    def write(self, data) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def forgiving(stream: io.TextIOBase) -> io.TextIOBase:
+    """Standard output or error, on LostOutput; a stream that is something else, as it is."""
+    if stream not in (sys.__stdout__, sys.__stderr__) or stream is None:
+        return stream
+    raw = LostOutput(stream.fileno(), "w", closefd=False)
+    lines = stream.line_buffering or stream.write_through
+    return io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=lines)
+
+
 def run(main: Callable[[], object]) -> None:
     """Run a script's main and leave with the status it deserves. `--debug` among the arguments shows tracebacks."""
     # transformers announces at import that an image processor lacks torchvision, which no script here uses.
@@ -162,6 +221,7 @@ def run(main: Callable[[], object]) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large tensors in large pages: 4 % of a step on a CPU
     debug = "--debug" in sys.argv
+    sys.stdout, sys.stderr = forgiving(sys.stdout), forgiving(sys.stderr)
     try:
         main()
     except (UserError, Stopped) as error:
@@ -170,8 +230,13 @@ def run(main: Callable[[], object]) -> None:
         if isinstance(error, UserError):
             print(f"error: {printable(error)}", file=sys.stderr)
         sys.exit(error.exit_status)
-    except OSError as error:
-        if debug or error.errno not in THE_DISKS_FAULT:
+    except (OSError, RuntimeError, MemoryError) as error:
+        if not debug and (reason := out_of_memory(error)):
+            print(
+                f"error: out of memory ({printable(reason)}); free some, or ask for something smaller", file=sys.stderr
+            )
+            sys.exit(2)
+        if debug or getattr(error, "errno", None) not in THE_DISKS_FAULT:
             raise
         print(f"error: {printable(error)}; choose another path, or make room", file=sys.stderr)
         sys.exit(2)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.cli import UserError, printable
+from utils.files import write_text
 from utils.frame_windows import too_short, window_starts
 
 if TYPE_CHECKING:
@@ -39,13 +40,6 @@ class MissingData(UserError, FileNotFoundError):
 
 class CaptionError(DataError):
     """A caption file that is no text in the given encoding; the message is one line with file, byte and remedy."""
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
 
 
 # -------------------------------------------------------------------------------------------------------- captions

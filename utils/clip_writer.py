@@ -89,7 +89,7 @@ def _write_clip(frames: Iterable[np.ndarray], count: int, fps: float, folder: Pa
         if settings["size"]:
             width, height = map(int, settings["size"].split("x"))
             frame = resize_frames(frame[None], height, width, settings["resize_mode"])[0]
-        _write_image(folder / f"{n:05d}.{settings['format']}", frame)
+        write_image(folder / f"{n:05d}.{settings['format']}", frame)
         content.update(np.ascontiguousarray(frame))
         grey = small_grey(frame)
         meter.add(grey)
@@ -98,7 +98,7 @@ def _write_clip(frames: Iterable[np.ndarray], count: int, fps: float, folder: Pa
         if n in shown:
             thumbs.append(_thumb(frame))
         brightest, previous = max(brightest, int(grey.max())), grey
-    _write_image(folder.with_suffix(".jpg"), np.concatenate(thumbs, axis=1))
+    write_image(folder.with_suffix(".jpg"), np.concatenate(thumbs, axis=1))
 
     motion, cut = meter.score(), None if settings["scenes"] else find_cut(jumps)
     height, width = frame.shape[:2]
@@ -124,13 +124,6 @@ def find_cut(jumps: Sequence[float]) -> int | None:
         if jump >= max(CUT_LEVELS, CUT_RATIO * around) and (best is None or jump > jumps[best]):
             best = n
     return None if best is None else best + 1
-
-
-def _write_image(path: Path, image: np.ndarray) -> None:
-    try:
-        write_image(path, image)
-    except VideoError as error:  # the disk's fault, not the video's
-        raise OSError(errno.EIO, str(error), str(path)) from None
 
 
 def _thumb(frame: np.ndarray) -> np.ndarray:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from utils.cli import printable
-from utils.clip_index import by_remark, find_clips, listed, probe_all, write_text
+from utils.clip_index import by_remark, find_clips, listed, probe_all
+from utils.files import write_text
 from utils.frame_windows import too_short, window_starts
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from models.distances import Distance
 from utils.evaluation import Sample
+from utils.files import write_text
 from utils.gallery import grid, table, write_page
 from utils.judge import Verdict, judge, wanted
 from utils.motion_statistics import MotionComparison
@@ -29,10 +30,8 @@ def write_report(output_dir: Path, result: dict, samples: list[Sample]) -> Path:
     rows = [_row(sample, output_dir) for sample in samples]
     for row, (_, asked, verdict) in zip(rows, judged, strict=bool(judged)):
         row |= {"asked": asked, "judged": dataclasses.asdict(verdict), "right": right(verdict, asked)}
-    partial = output_dir / ".evaluation.json.tmp"
     text = json.dumps({**result, "samples": rows}, indent=1, ensure_ascii=False, default=_plain)
-    partial.write_text(text + "\n", encoding="utf-8")
-    os.replace(partial, output_dir / "evaluation.json")
+    write_text(output_dir / "evaluation.json", text + "\n")
 
     page = output_dir / "report.html"
     source = f"{result['checkpoint']}, step {result['step']}" if "checkpoint" in result else result["videos"]

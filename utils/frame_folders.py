@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.cli import UserError, printable
-from utils.clip_index import write_text
+from utils.files import write_text
 
 STATE_DIR, MANIFEST = ".prepare", "manifest.jsonl"
 CLIP_FOLDER = re.compile(r"video_(\d{4,})(?:_\d{3,})?")

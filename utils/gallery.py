@@ -5,6 +5,8 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from utils.files import write_text
+
 STYLE = """
 body { margin: 2rem auto; max-width: 76rem; padding: 0 1rem; background: #14151a; color: #e4e4e8;
        font: 15px/1.45 system-ui, "Noto Sans SC", "PingFang SC", "Microsoft YaHei", sans-serif; }
@@ -71,9 +73,7 @@ def html_page(title: str, body: list[str], style: str = "") -> str:
 
 def write_page(path: Path, title: str, body: list[str]) -> None:
     """Write a page; it appears under its name complete or not at all."""
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(html_page(title, body), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, html_page(title, body))
 
 
 def _link(target: Path, page: Path) -> str:

@@ -13,7 +13,8 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.cli import UserError, choice, integer, number, printable, versions
+from utils.cli import UserError, choice, integer, number, printable, versions, without_secrets
+from utils.files import write_text
 
 REMEDIES = "a smaller --batch_size, --mixed_precision bf16, fewer --num_frames, a smaller --frame_size"
 
@@ -128,9 +129,10 @@ class Generator:
     def warn(self, prompt: str) -> None:
         if cut := self.model.text_encoder.cut(prompt):
             limit = self.model.text_encoder.max_length
-            print(f"warning: the prompt is longer than {limit} tokens, cut off: {printable(cut)}", file=sys.stderr)
+            parts = f"used: {shortened(prompt[: len(prompt) - len(cut)])}; cut off: {shortened(cut)}"
+            print(f"warning: the prompt is longer than {limit} tokens; {parts}", file=sys.stderr)
         if unknown := self.model.text_encoder.unknown_words(prompt):
-            words = ", ".join(dict.fromkeys(map(printable, unknown)))
+            words = shortened(", ".join(dict.fromkeys(unknown)))
             print(f"warning: no training caption had the word(s) {words}; the model ignores them", file=sys.stderr)
 
     def path(self, job: Job, suffix: str) -> Path:
@@ -159,7 +161,7 @@ class Generator:
         import torch
         from tqdm.auto import tqdm
 
-        from utils.training import explain_out_of_memory
+        from utils.memory import explain_out_of_memory
 
         bar = tqdm(
             total=self.num_inference_steps,
@@ -168,7 +170,8 @@ class Generator:
             disable=not show_bar,
         )
         autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
-        with bar, autocast, torch.no_grad(), explain_out_of_memory(REMEDIES):
+        settings = {**vars(self.args), **self.settings, "frame_size": self.height}
+        with bar, autocast, torch.no_grad(), explain_out_of_memory(REMEDIES, settings):
             videos = self.model.sample(
                 [job.prompt for job in jobs],
                 [job.seed for job in jobs],
@@ -191,20 +194,13 @@ class Generator:
         import numpy as np
         import torch
 
-        from utils.video_io import (
-            VideoError,
-            contact_sheet,
-            to_uint8,
-            write_frames,
-            write_gif,
-            write_image,
-            write_video,
-        )
+        from utils.video_io import contact_sheet, to_uint8, write_frames, write_gif, write_image, write_video
 
         if not torch.isfinite(video).all():
             raise UserError(f"the video of prompt {job.index} is not a number; try --mixed_precision no")
         frames: np.ndarray = to_uint8(video)
         try:
+            self.path(job, ".json").unlink(missing_ok=True)  # of an older video, which it vouches for
             write_video(self.path(job, ".mp4"), frames, self.args.fps)
             if self.args.save_gif:
                 write_gif(self.path(job, ".gif"), frames, self.args.fps)
@@ -213,9 +209,9 @@ class Generator:
             if self.args.visualize:
                 write_image(self.path(job, ".png"), contact_sheet([frames], [job.prompt]))
             sidecar = {"prompt": job.prompt, "group": job.group, "seed": job.seed, **self.settings, **self.about}
-            text = json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n"
-            self.path(job, ".json").write_text(text, encoding="utf-8")
-        except (OSError, VideoError) as error:
+            text = json.dumps(without_secrets(sidecar), indent=2, ensure_ascii=False) + "\n"
+            write_text(self.path(job, ".json"), text)
+        except OSError as error:
             raise UserError(f"--output_dir: {self.path(job, '')} cannot be written ({error})") from None
 
     def write_overview(self, jobs: list[Job]) -> Path:
@@ -243,6 +239,13 @@ class Generator:
             write_image(sheet, contact_sheet(clips, [job.prompt for job in shown]))
             print(f"contact sheet: {sheet}")
         return page
+
+
+def shortened(text: str, length: int = 300) -> str:
+    """text for the terminal: without control characters, and of a long one the beginning and the end."""
+    if len(text) > length:
+        text = f"{text[: length // 2]} ... {text[-length // 2 :]}"
+    return printable(text)
 
 
 def file_stem(job: Job, settings: dict) -> str:

@@ -7,7 +7,6 @@ share what they have in common.
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from models.svd import encode_latents, image_embeddings
+from utils.files import explain_full_disk, whole_file
 from utils.svd_data import FrameFolder, to_tensor
 
 
@@ -43,12 +43,13 @@ class LatentCache:
     ) -> None:
         """Compute what is missing. Each file is written under another name first, so none is ever half there.
 
-        chunk: frames that are encoded at once. Raises UserError for an unreadable frame, OSError for a full disk.
+        chunk: frames that are encoded at once. Raises UserError for an unreadable frame and for a full disk.
         """
         missing = [clip for clip in clips if not self.path(clip).exists()]
         device = vae.device
         self.cache_dir.mkdir(parents=True, exist_ok=True)
-        for clip in tqdm(missing, desc="encoding clips", unit="clip", disable=None if missing else True):
+        bar = tqdm(missing, desc="encoding clips", unit="clip", disable=None if missing else True)
+        for number, clip in enumerate(bar):
             latents, embeddings = [], []
             for start in range(0, len(clip.files), chunk):
                 frames = range(start, min(start + chunk, len(clip.files)))
@@ -56,13 +57,11 @@ class LatentCache:
                 latents.append(encode_latents(vae, pixels[None], chunk)[0].cpu())
                 embeddings.append(image_embeddings(image_encoder, feature_extractor, pixels)[:, 0].float().cpu())
             path = self.path(clip)
-            partial = path.with_suffix(f".{os.getpid()}.part")
-            try:
-                cached = {"latents": torch.cat(latents), "image_embeddings": torch.cat(embeddings)}
+            cached = {"latents": torch.cat(latents), "image_embeddings": torch.cat(embeddings)}
+            needed = sum(tensor.nbytes for tensor in cached.values()) * (len(missing) - number)
+            remedy = "make room, give a --cache_dir on another disk, or --no_cache"
+            with explain_full_disk(path, needed, remedy), whole_file(path) as partial:
                 save_file({name: tensor.contiguous() for name, tensor in cached.items()}, partial)
-                os.replace(partial, path)
-            finally:
-                partial.unlink(missing_ok=True)
 
     def load(self, clip: FrameFolder, window: range) -> dict[str, Tensor]:
         """ "latents" (T, 4, H/8, W/8) of the frames in `window` and "image_embeddings" (1, D) of its first."""

@@ -192,7 +192,11 @@ def inflate_image_model(name: str, cross_attention_dim: int, **video_settings):
     from diffusers import UNet2DConditionModel
 
     from models.unet3d import UNet3D
-    from utils.hub import resolve_model
+    from utils.checkpoint import require_numbers
+    from utils.hub import missing_weights, resolve_model
+
+    def unet_folder(folder: Path) -> Path:
+        return folder / "unet" if (folder / "unet").is_dir() else folder
 
     files = "config.json and diffusion_pytorch_model.safetensors, or a pipeline's unet/ with them"
     patterns = (
@@ -201,10 +205,14 @@ def inflate_image_model(name: str, cross_attention_dim: int, **video_settings):
         "unet/config.json",
         "unet/diffusion_pytorch_model.safetensors",
     )
-    folder = resolve_model(name, None, patterns, "--init_from_2d", files)
-    folder = folder / "unet" if (folder / "unet").is_dir() else folder
+
+    def missing(folder: Path) -> list[str]:
+        return missing_weights(unet_folder(folder), "diffusion_pytorch_model")
+
+    folder = unet_folder(resolve_model(name, None, patterns, "--init_from_2d", files, missing))
     try:
         image_unet = UNet2DConditionModel.from_pretrained(folder, use_safetensors=True)
+        require_numbers(image_unet.state_dict())
         if image_unet.config.cross_attention_dim != cross_attention_dim:
             width = image_unet.config.cross_attention_dim
             raise ValueError(

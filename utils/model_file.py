@@ -5,7 +5,6 @@ of the diffusion, their (EMA) weights, the text encoder (its weights and tokeniz
 name), and what generation needs to know about the training: frames, size, guidance.
 """
 
-import os
 import re
 from pathlib import Path
 
@@ -14,8 +13,9 @@ import torch
 from models.diffusion import TextToVideoDiffusion
 from models.text_encoder import BUILTIN, TextEncoder, builtin_text_encoder, load_tokenizer
 from models.unet3d import UNet3D
-from utils.checkpoint import not_a_number, whole
+from utils.checkpoint import require_numbers, tensor_bytes, whole
 from utils.cli import UserError
+from utils.files import explain_full_disk, whole_file
 from utils.hub import load_text_encoder
 
 MODEL_FORMAT = 1
@@ -74,8 +74,7 @@ def checked_weights(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
 
     Raises ValueError that names a tensor with values that are not numbers.
     """
-    if name := not_a_number(tensors):
-        raise ValueError(f"{name} holds values that are not numbers")
+    require_numbers(tensors)
     if others := {str(t.dtype) for t in tensors.values() if t.is_floating_point()} - {"torch.float32"}:
         print(f"note: weights stored as {', '.join(sorted(others))} become float32")
     return {re.sub(r"^(?:module\.|_orig_mod\.)+|_orig_mod\.", "", name): tensor for name, tensor in tensors.items()}
@@ -98,15 +97,12 @@ def cpu_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def save_model(path: Path, model: dict) -> None:
     """Write a self-describing model file: tensors and plain data alone, so that weights_only=True can load it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(partial, "wb") as file:
-            torch.save(model, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        explain_full_disk(path, tensor_bytes(model)),
+        whole_file(path, sync=True) as partial,
+        open(partial, "wb") as file,
+    ):
+        torch.save(model, file)
 
 
 def load_model(path: Path, flag: str = "--checkpoint") -> dict:

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from utils.cli import UserError, printable
 from utils.frame_folders import MANIFEST
 from utils.images import IMAGE_SUFFIXES, read_image
 from utils.motion import motion_score, to_buckets
+from utils.readable import ReadableClips, UnreadableClip
 from utils.video_io import resize_frames
 
 MAX_SCORED_FRAMES = 64
@@ -124,10 +125,10 @@ def _natural(name: str) -> list:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-class FrameClips(Dataset):
+class FrameClips(ReadableClips):
     """Windows of `num_frames` frames, every `frame_stride`-th, as dicts:
 
-    "first_frame" (3, H, W) float32 in [-1, 1], "fps" after the stride, "motion_bucket_id"; and either "frames"
+    "path", "first_frame" (3, H, W) float32 in [-1, 1], "fps" after the stride, "motion_bucket_id"; and either "frames"
     (T, 3, H, W) in [-1, 1] or, with a cache (utils/latent_cache.py), "latents" (T, 4, H/8, W/8) and "image_embeddings"
     (1, D). Index (epoch, i) draws the window, and with random_crop the crop, from (seed, epoch, i) alone; a plain index
     i takes the middle window. Raises ValueError for a random crop together with a cache.
@@ -145,17 +146,22 @@ class FrameClips(Dataset):
         random_crop: bool = False,
         seed: int = 0,
         cache=None,
+        max_unreadable: int | None = None,
     ):
+        super().__init__(seed, max_unreadable)
         if random_crop and cache is not None:
             raise ValueError("cached latents are of the middle of the frame: no random crop with a cache")
         self.folders, self.num_frames, self.frame_stride = folders, num_frames, frame_stride
         self.size = (width, height, resize_mode)
-        self.random_crop, self.seed, self.cache = random_crop, seed, cache
+        self.random_crop, self.cache = random_crop, cache
 
     def __len__(self) -> int:
         return len(self.folders)
 
-    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Tensor]:
+    def path(self, index: int) -> Path:
+        return self.folders[index].folder
+
+    def read(self, index: int | tuple[int, int]) -> dict:
         epoch, index = index if isinstance(index, tuple) else (None, index)
         clip, anchor = self.folders[index], (0.5, 0.5)
         starts = len(clip.files) - (self.num_frames - 1) * self.frame_stride
@@ -166,14 +172,18 @@ class FrameClips(Dataset):
             anchor = tuple(rng.random(2)) if self.random_crop else anchor
         window = range(start, start + (self.num_frames - 1) * self.frame_stride + 1, self.frame_stride)
         item = {
+            "path": str(clip.folder),
             "fps": torch.tensor(clip.fps / self.frame_stride),
             "motion_bucket_id": torch.tensor(float(clip.motion_bucket_id)),
         }
-        if self.cache is None:
-            frames = to_tensor(clip.read(window, *self.size, anchor))
-            return {"frames": frames, "first_frame": frames[0], **item}
-        first_frame = to_tensor(clip.read(window[:1], *self.size, anchor))[0]
-        return {**self.cache.load(clip, window), "first_frame": first_frame, **item}
+        try:
+            if self.cache is None:
+                frames = to_tensor(clip.read(window, *self.size, anchor))
+                return {"frames": frames, "first_frame": frames[0], **item}
+            first_frame = to_tensor(clip.read(window[:1], *self.size, anchor))[0]
+            return {**self.cache.load(clip, window), "first_frame": first_frame, **item}
+        except (UserError, OSError, ValueError, SafetensorError) as error:
+            raise UnreadableClip(f"{clip.folder}: {error}; it was readable when training began") from error
 
 
 def to_tensor(frames: np.ndarray) -> Tensor:
@@ -195,7 +205,11 @@ def split_folders(
     )
 
 
-def dataset_fingerprint(clips: list[FrameFolder]) -> str:
-    """SHA-256 of what the samples follow from: folders, names of frames, rates, motion."""
-    rows = [(clip.folder.name, clip.files, clip.fps, clip.motion_bucket_id) for clip in clips]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+def clip_digests(clips: list[FrameFolder]) -> dict[str, str]:
+    """{folder: digest of what its samples follow from}: names and sizes in bytes of the frames, rate, motion."""
+
+    def digest(clip: FrameFolder) -> str:
+        files = [(name, (clip.folder / name).stat().st_size) for name in clip.files]
+        return hashlib.sha256(json.dumps([files, clip.fps, clip.motion_bucket_id]).encode()).hexdigest()[:16]
+
+    return {clip.folder.name: digest(clip) for clip in clips}

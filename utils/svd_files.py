@@ -9,9 +9,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from utils.checkpoint import not_a_number, sha256
+from utils.checkpoint import require_numbers, sha256, tensor_bytes
 from utils.cli import UserError, printable
-from utils.hub import resolve_model
+from utils.files import explain_full_disk, partial_path, whole_file, write_text
+from utils.hub import missing_weights, resolve_model
 
 DEFAULT_MODEL = "stabilityai/stable-video-diffusion-img2vid-xt"
 PARTS = ("unet", "vae", "image_encoder", "scheduler", "feature_extractor")
@@ -32,10 +33,7 @@ def load_pipeline(name: str, revision: str | None = None, flag: str = "--pretrai
     from diffusers import StableVideoDiffusionPipeline
     from transformers.utils import logging
 
-    folder = resolve_model(name, revision, PATTERNS, flag, FILES)
-    missing = [part for part in ("model_index.json", *PARTS) if not (folder / part).exists()]
-    if missing:
-        raise UserError(f"{flag}: {printable(folder)} lacks {', '.join(missing)}; it should hold {FILES}")
+    folder = resolve_model(name, revision, PATTERNS, flag, FILES, _missing_files)
     whole = any(".fp16." not in path.name for path in (folder / "unet").glob("*.safetensors"))
     variant = "fp16" if not whole and list((folder / "unet").glob("*.fp16.safetensors")) else None
     verbosity = logging.get_verbosity()
@@ -44,8 +42,7 @@ def load_pipeline(name: str, revision: str | None = None, flag: str = "--pretrai
         options = {"variant": variant, "use_safetensors": True, "local_files_only": True}
         pipeline = StableVideoDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, **options)
         for part in ("unet", "vae", "image_encoder"):
-            if name := not_a_number(getattr(pipeline, part).state_dict()):
-                raise ValueError(f"{part}: {name} holds values that are not numbers")
+            require_numbers({f"{part}: {n}": t for n, t in getattr(pipeline, part).state_dict().items()})
         return pipeline
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -54,12 +51,20 @@ def load_pipeline(name: str, revision: str | None = None, flag: str = "--pretrai
         logging.set_verbosity(verbosity)
 
 
+def _missing_files(folder: Path) -> list[str]:
+    """What a pipeline's folder lacks."""
+    plain = ("model_index.json", "scheduler/scheduler_config.json", "feature_extractor/preprocessor_config.json")
+    stems = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "image_encoder": "model"}
+    lacking = [name for name in plain if not (folder / name).is_file()]
+    return lacking + [f"{part}/{name}" for part, stem in stems.items() for name in missing_weights(folder / part, stem)]
+
+
 def save_pipeline(pipeline, output_dir: Path) -> None:
     """Write a pipeline into output_dir, part by part under another name first; what else is there stays."""
-    partial = output_dir / f".pipeline-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = partial_path(output_dir / "pipeline")
     try:
-        pipeline.save_pretrained(partial, safe_serialization=True)
+        with explain_full_disk(output_dir, pipeline_bytes(pipeline)):
+            pipeline.save_pretrained(partial, safe_serialization=True)
         (output_dir / "model_index.json").unlink(missing_ok=True)  # it comes last: with it the folder is a pipeline
         for part in PARTS:
             shutil.rmtree(output_dir / part, ignore_errors=True)
@@ -69,16 +74,18 @@ def save_pipeline(pipeline, output_dir: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def pipeline_bytes(pipeline) -> int:
+    """The size of a pipeline's weights."""
+    return sum(tensor_bytes(part.state_dict()) for part in (pipeline.unet, pipeline.vae, pipeline.image_encoder))
+
+
 def save_trained(tensors: dict[str, torch.Tensor], info: dict, output_dir: Path) -> None:
     """Write the trained weights alone, with what they belong to: the name and the revision of the base model."""
-    partial = output_dir / f".{TRAINED}.{os.getpid()}"
-    try:
+    path = output_dir / TRAINED
+    with explain_full_disk(path, tensor_bytes(tensors)), whole_file(path, sync=True) as partial:
         save_file(tensors, partial)
         info = {**info, "sha256": sha256(partial)}
-        os.replace(partial, output_dir / TRAINED)
-        (output_dir / TRAINED_INFO).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(output_dir / TRAINED_INFO, json.dumps(info, indent=2) + "\n")
 
 
 def load_trained(folder: Path, flag: str = "--model_dir") -> tuple[dict[str, torch.Tensor], dict]:
@@ -87,7 +94,9 @@ def load_trained(folder: Path, flag: str = "--model_dir") -> tuple[dict[str, tor
         info = json.loads((folder / TRAINED_INFO).read_text(encoding="utf-8"))
         if sha256(folder / TRAINED) != info["sha256"]:
             raise ValueError("its SHA-256 is not the one that was saved")
-        return load_file(folder / TRAINED), info
+        tensors = load_file(folder / TRAINED)
+        require_numbers(tensors)
+        return tensors, info
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(
             f"{flag}: {printable(folder / TRAINED)} cannot be used ({error}); train_svd.py writes it"

@@ -2,12 +2,11 @@
 
 import json
 import os
-import secrets
 import signal
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,12 @@ from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch.distributed.tensor import DTensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 from transformers.optimization import get_wsd_schedule
 
 from utils.cli import Stopped, UserError
+from utils.files import whole_file, write_text
+from utils.run_folder import list_checkpoints
 from utils.training_args import TRACKERS
 
 
@@ -49,26 +50,22 @@ class EndlessSampler(Sampler):
             position += self.world_size
 
 
-def endless_batches(
-    dataset, batch_size: int, num_workers: int, sampler: EndlessSampler, pin_memory: bool, collate_fn: Callable
-) -> Iterator:
-    """Batches for ever, as collate_fn makes them of samples. Workers change the speed, never the samples."""
-    loader = DataLoader(
-        dataset,
-        batch_size,
-        sampler=sampler,
-        num_workers=num_workers,
-        collate_fn=collate_fn,
-        pin_memory=pin_memory,
-        timeout=120 if num_workers else 0,
-        generator=torch.Generator(),  # its own: the loader must not draw from the training's random state
-    )
-    return iter(loader)
+def heed_only_the_trainer(worker: int) -> None:
+    """In a DataLoader worker: signals that ask for a stop are for the trainer, which needs the worker to end its step.
+
+    Ctrl-C, a lost terminal and `kill -- -GROUP` reach workers too, and Slurm's SIGTERM every process.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_leave_when_the_trainer_says_so, daemon=True).start()
 
 
-def collate_clips(samples: list[dict]) -> tuple[torch.Tensor, list[str]]:
-    """(videos (B, 3, T, H, W), captions) of captioned clips."""
-    return torch.stack([sample["video"] for sample in samples]), [sample["text"] for sample in samples]
+def _leave_when_the_trainer_says_so() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def learning_rate_schedule(name: str, optimizer: torch.optim.Optimizer, warmup: int, num_steps: int):
@@ -135,26 +132,14 @@ class StopSignals:
         if self.received is not None:
             os._exit(128 + number)
         self.received = number
-        name = signal.Signals(number).name
-        print(f"\n{name}: saving after this step; once more stops at once, unsaved", file=sys.stderr, flush=True)
+        said = f"\n{signal.Signals(number).name}: saving after this step; once more stops at once, unsaved\n"
+        with suppress(OSError):  # not print, which must not be called within itself; nobody may be there to read it
+            os.write(2, said.encode())
 
     def leave(self) -> None:
         """Raise Stopped if a signal came; call it once the state is saved."""
         if self.received is not None:
             raise Stopped(self.received)
-
-
-@contextmanager
-def explain_out_of_memory(remedies: str):
-    """Turns out of memory on the GPU into one line with `remedies`: the flags that help, in the order to try them."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0
-        first_line = str(error).splitlines()[0][:160]
-        raise UserError(
-            f"out of GPU memory, {peak:.1f} GiB at the peak; in this order: {remedies} ({first_line})"
-        ) from None
 
 
 def choose_precision(name: str, on_cpu: bool) -> str:
@@ -182,6 +167,17 @@ def make_accelerator(args, run_dir: Path) -> Accelerator:
     )
 
 
+def newest_step(run_dir: Path) -> int:
+    """The step of the newest checkpoint of a run; 0 if there is none."""
+    return max((int(folder.name.removeprefix("checkpoint-")) for folder in list_checkpoints(run_dir)), default=0)
+
+
+def how_to_continue(run_dir: Path) -> str:
+    """The end of a message about a training that failed."""
+    step = newest_step(run_dir)
+    return f"--resume {run_dir} continues after step {step}" if step else "there is no checkpoint yet"
+
+
 def any_process(accelerator, flag: bool) -> bool:
     """Whether `flag` is set on any of the processes."""
     if accelerator.num_processes == 1:
@@ -199,7 +195,7 @@ class Metrics:
         self.path, self.log, self.main_process = path, log, main_process
         self.rows = [row for row in read_metrics(path) if row["step"] <= start_step]
         if main_process:
-            path.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
+            write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def write(self, step: int, **values: float) -> None:
         if not self.main_process:
@@ -257,52 +253,6 @@ def plot_metrics(rows: list[dict], path: Path) -> None:
         axes.set(ylabel="videos that obey", ylim=(0, 1)), axes.grid(alpha=0.3), axes.legend()
     figure.axes[-1].set_xlabel("step")
     figure.tight_layout()
-    figure.savefig(path)
+    with whole_file(path) as partial:
+        figure.savefig(partial)
     pyplot.close(figure)
-
-
-def start_trackers(
-    accelerator, names: list[str], project: str, run_dir: Path, config: dict, run_id: str | None
-) -> str | None:
-    """Start wandb and TensorBoard as asked and return wandb's run id, or None without wandb.
-
-    wandb without an API key, or one that does not answer within 15 seconds, goes offline and says so: it never asks at
-    the terminal and never stops training.
-    """
-    init_kwargs = {}
-    if "wandb" in names and accelerator.is_main_process:
-        import wandb
-
-        run_id = run_id or secrets.token_hex(4)
-        mode = os.environ.get("WANDB_MODE")
-        if mode is None and not wandb.api.api_key:
-            mode = "offline"
-            print(f"wandb: no API key, logging offline to {run_dir / 'wandb'} (`wandb sync` uploads it)")
-        options = {"dir": str(run_dir), "id": run_id, "resume": "allow", "name": run_dir.name}
-        settings = wandb.Settings(init_timeout=15, silent=True, console="off", save_code=False)
-        init_kwargs["wandb"] = {"mode": mode, "settings": settings, **options}
-    plain = {key: value for key, value in config.items() if isinstance(value, bool | int | float | str)}
-    try:
-        accelerator.init_trackers(project, config=plain, init_kwargs=init_kwargs)
-    except Exception as error:  # whatever the service does, training goes on
-        if init_kwargs.get("wandb", {"mode": "offline"})["mode"] == "offline":
-            raise
-        print(f"wandb: {' '.join(str(error).split())[:200]}; logging offline to {run_dir / 'wandb'}")
-        init_kwargs["wandb"]["mode"] = "offline"
-        accelerator.init_trackers(project, config=plain, init_kwargs=init_kwargs)
-    return run_id
-
-
-def log_media(accelerator, step: int, videos: dict[str, Path], contact_sheet: np.ndarray) -> None:
-    """Show sample videos and their contact sheet in the trackers. Videos go by path: wandb plays the file as it is."""
-    for tracker in accelerator.trackers:
-        if tracker.name == "wandb":
-            import wandb
-
-            media = {
-                f"samples/{i}": wandb.Video(str(path), caption=prompt, format="mp4")
-                for i, (prompt, path) in enumerate(videos.items())
-            }
-            tracker.tracker.log({**media, "samples/contact_sheet": wandb.Image(contact_sheet)}, step=step)
-        elif tracker.name == "tensorboard":
-            tracker.writer.add_image("samples/contact_sheet", contact_sheet, step, dataformats="HWC")

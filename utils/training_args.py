@@ -8,11 +8,13 @@ from utils.cli import choice, integer, number, output_problems
 
 TRACKERS = {"wandb": ["wandb"], "tensorboard": ["tensorboard"], "all": ["wandb", "tensorboard"], "none": []}
 
+# Settings of one start, not of the run.
+OF_ONE_START = {"output_dir", "resume", "allow_dataset_change", "debug"}
 # Settings that may differ when a run is resumed: they change how it runs or what it logs, not what it computes.
 FREE_ON_RESUME = {
-    *("output_dir", "resume", "max_train_steps", "num_workers", "debug", "compile", "gradient_checkpointing"),
+    *("max_train_steps", "num_workers", "compile", "gradient_checkpointing", "report_to", "wandb_project"),
     *("log_every", "validate_every", "sample_every", "checkpoint_every", "checkpoints_total_limit"),
-    *("report_to", "wandb_project", "allow_dataset_change"),
+    "max_bad_fraction",
 }
 
 
@@ -57,6 +59,12 @@ def add_run_args(group, default_dir: str) -> None:
     group.add_argument(
         "--num_workers", "--dataloader_num_workers", type=integer(0, 256), default=2, help="processes that read clips"
     )
+    group.add_argument(
+        "--max_bad_fraction",
+        type=number(0, 1),
+        default=0.05,
+        help="share of the clips that may become unreadable during the run; others take their places",
+    )
     group.add_argument("--seed", type=integer(0, 2**32 - 1), default=0, help="of everything random")
     group.add_argument("--output_dir", type=Path, default=None, help=f"run folder; default {default_dir}")
     group.add_argument(
@@ -88,7 +96,10 @@ def check_run_args(args: argparse.Namespace, data_dir: Path) -> Iterator[str]:
     """What is wrong with --resume and --output_dir, a line each."""
     if args.resume not in (None, "latest", "auto"):
         if not Path(args.resume).exists():
-            yield f"--resume: there is no {args.resume}; give a run folder, a checkpoint in it, latest or auto"
+            folders = (Path(args.resume).parent, args.output_dir or Path("checkpoints"))
+            there = [str(path) for folder in folders for path in sorted(folder.glob("checkpoint-*")) if path.is_dir()]
+            there = f"there are {', '.join(there)}" if there else "give a run folder, a checkpoint in it"
+            yield f"--resume: there is no {args.resume}; {there}, latest or auto"
         if args.output_dir is not None and args.output_dir.resolve() not in Path(args.resume, "x").resolve().parents:
             yield "--resume: lies outside --output_dir; leave --output_dir out, or start a new run"
     if args.output_dir is not None:

@@ -13,7 +13,6 @@ import math
 import os
 import re
 import stat
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,8 @@ import av
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from utils.files import whole_file
 
 VIDEO_EXTENSIONS = frozenset(
     ".mp4 .m4v .mov .mkv .webm .avi .gif .mpg .mpeg .ts .mts .m2ts .wmv .asf .flv .ogv .3gp .mxf".split()  # noqa: SIM905
@@ -400,7 +401,7 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float) -> None:
     """H.264 MP4 for players and browsers: yuv420p, crf 17, index in front. The same frames give the same bytes.
 
     frames: uint8 RGB (T, H, W, 3); an odd size grows by repeating the last row or column, because yuv420p is even.
-    Raises ValueError for bad arguments, OSError or VideoError if the file cannot be written in full.
+    Raises ValueError for bad arguments, OSError if the file cannot be written in full.
     """
     frames = _checked(frames, fps)
     frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
@@ -434,7 +435,7 @@ def write_frames(folder: str | Path, frames: np.ndarray) -> None:
 def write_image(path: str | Path, image: np.ndarray) -> None:
     """uint8 RGB (H, W, 3) -> PNG, or JPEG (quality 95, full colour resolution) if the path ends in .jpg.
 
-    Raises OSError or VideoError if the file cannot be written in full.
+    Raises OSError if the file cannot be written in full.
     """
     image = _checked(np.asarray(image)[None])[0]
     jpeg = Path(path).suffix.lower() == ".jpg"
@@ -460,17 +461,14 @@ def _checked(frames: np.ndarray, fps: float = 1.0) -> np.ndarray:
 
 @contextmanager
 def _atomic(path: str | Path) -> Iterator[str]:
-    """A temporary name beside `path`: on success it replaces `path`, on failure it is removed."""
-    path = Path(os.path.abspath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
-    try:
-        yield str(temporary)
-        os.replace(temporary, path)
-    except (av.error.FFmpegError, OSError) as error:
-        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    """whole_file, for which what goes wrong in writing and in reading back is the fault of the disk: an OSError."""
+    with whole_file(path) as temporary:
+        try:
+            yield str(temporary)
+        except av.error.FFmpegError as error:
+            raise OSError(error.errno, error.strerror) from None
+        except VideoError as error:
+            raise OSError(errno.EIO, str(error)) from None
 
 
 def _encode(path, pictures, ticks, rate: Fraction, codec, pix_fmt, codec_options, container_options) -> None:

@@ -11,9 +11,13 @@ from utils import cli
 
 
 def main() -> None:
-    patch, script, *flags = sys.argv[1:]
-    module, function = patch.split(":")
-    getattr(importlib.import_module(module), function)()
+    run_patched(*sys.argv[1:3], sys.argv[3:])
+
+
+def run_patched(patch: str | None, script: str, flags: list[str]) -> None:
+    if patch:
+        module, function = patch.split(":")
+        getattr(importlib.import_module(module), function)()
     sys.argv = [f"{script}.py", *flags]
     program = importlib.import_module(script)
     cli.run(lambda: program.main(program.parse_args(flags)))
