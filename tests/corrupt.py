@@ -21,7 +21,7 @@ from safetensors.torch import load
 
 from tests.badinput.place import Shared, run_script
 from tests.tiny_runs import TRAINERS, command
-from utils.checkpoint import find_run, list_checkpoints
+from utils.checkpoint import list_checkpoints, newest_checkpoint
 from utils.cli import UserError
 
 STEPS, EVERY = 4, 2
@@ -37,15 +37,15 @@ def cut(content: bytes, rng: random.Random) -> bytes:
 
 
 def falls_back(run_dir: Path) -> bool:
-    """Whether --resume latest passes over the newest checkpoint by name and finds the one before."""
+    """Whether a resumed run passes over the newest checkpoint by name and finds the one before."""
     newest, before = list_checkpoints(run_dir)
     said = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            _, resumed = find_run("latest", run_dir, run_dir.parent, "any")
+        with contextlib.redirect_stderr(said):
+            folder, _, state = newest_checkpoint(run_dir)
     except UserError:
         return False
-    return newest.name in said.getvalue() and resumed.state["step"] == int(before.name.split("-")[1])
+    return newest.name in said.getvalue() and folder == before and state["step"] == STEPS - EVERY
 
 
 def library_notices(file: Path) -> bool:
@@ -88,7 +88,7 @@ def resumes_from_the_one_before(trainer: str, shared: Shared, run: Path) -> bool
     outcome = run_script(
         trainer, (*command(trainer, shared), "--output_dir", run, "--resume", "latest", "--max_train_steps", STEPS)
     )
-    return outcome.status == 0 and f"resuming from {before}" in outcome.out and newest.name in outcome.out
+    return outcome.status == 0 and f"resuming from {before}" in outcome.out and f"passing over {newest}" in outcome.err
 
 
 def main() -> int:

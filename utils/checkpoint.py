@@ -81,6 +81,8 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], d
         if manifest["format"] > CHECKPOINT_FORMAT:
             found = f"format {manifest['format']}, this program reads up to {CHECKPOINT_FORMAT}"
             raise CheckpointError(f"{folder} has {found}: update it")
+        if manifest["format"] < 1 or folder.name != f"checkpoint-{manifest['step']:08d}":
+            raise CheckpointError(f"{folder / MANIFEST} is damaged, or its folder was renamed")
         files = manifest["sha256"]
         for name, digest in files.items():
             if sha256(folder / name) != digest:
