@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import pkgutil
+import re
 import shutil
 import signal
 import sys
@@ -78,7 +79,7 @@ def train(trainer: str, shared: Shared, out: Path, *flags, stop_after: int | Non
     with digests_of_batches(batches), sigterm_in_step(stop_after):
         outcome = run_script(trainer, (*command(trainer, shared), "--output_dir", out, *flags))
     if outcome.status != (0 if stop_after is None else 143):
-        raise Failed([line for line in outcome.err.splitlines() if "rror" in line][-1])
+        raise Failed([line for line in outcome.err.splitlines() if re.search(r"Error\b|error: ", line)][-1])
     return batches
 
 
@@ -336,7 +337,8 @@ def report_mutations(shared: Shared, folder: Path) -> dict:
             sound &= not shows  # or the others would show for another reason
         else:
             rows.append({"trainer": trainer, "item": item, "found": found, "seen": shows})
-        print(f"{trainer} without {item}: {'seen' if shows else 'no difference'}: {printable(found)[:160]}", flush=True)
+        verdict = "seen" if shows else "not seen"
+        print(f"{trainer}, lost: {item}: {verdict}: {printable(found)[:160]}", flush=True)
     seen = sum(row["seen"] for row in rows)
     print(f"{seen} of {len(rows)} items seen" + ("" if sound else "; but the runs differ with nothing lost"))
     return {"seen": seen, "of": len(rows), "held": sound and seen == len(rows), "items": rows}

@@ -8,7 +8,7 @@ from threading import Thread
 
 from utils.cli import UserError, printable
 
-PROBE_SECONDS = 4
+PROBE_SECONDS = 3
 MODEL_FILES = ("config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "spiece.model")
 WEIGHT_FILES = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 
