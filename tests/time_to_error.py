@@ -3,8 +3,8 @@
     python -m tests.time_to_error [--json FILE]
 
 Each must take less than 10 seconds, hubs that cannot be reached or do not answer included. A wandb that cannot be
-reached may hold a training up by 15 seconds, and must not end it. Where other programs keep a script waiting for a core,
-that time does not count.
+reached may hold a training up by 15 seconds, and must not end it. What other programs keep a script waiting for a core
+does not count.
 """
 
 import argparse
