@@ -289,7 +289,7 @@ def main(args: argparse.Namespace) -> None:
         with ema_weights(ema, parameters), evaluation_mode(trained):
             draw_samples(accelerator, args, pipeline, unet, val_set, run_dir, step, metrics)
 
-    with signals, explain_out_of_memory(REMEDIES, vars(args), run_dir), saved_first(save, run_dir, lambda: step):
+    with bar, signals, explain_out_of_memory(REMEDIES, vars(args), run_dir), saved_first(save, run_dir, lambda: step):
         if step == 0:
             validate()  # the pretrained model is what training has to beat
         while step < args.max_train_steps:
@@ -353,7 +353,6 @@ def main(args: argparse.Namespace) -> None:
             if stopping:
                 break
 
-    bar.close()
     if signals.received is not None:
         say(f"stopped after step {step} of {args.max_train_steps}, saved in {run_dir}")
         say(f"continue with: {resume_command(run_dir)}")

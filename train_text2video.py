@@ -281,7 +281,7 @@ def main(args: argparse.Namespace) -> None:
     trained.train()
     waited, since, losses = 0.0, time.perf_counter(), []
 
-    with signals, explain_out_of_memory(REMEDIES, vars(args), run_dir), saved_first(save, run_dir, lambda: step):
+    with bar, signals, explain_out_of_memory(REMEDIES, vars(args), run_dir), saved_first(save, run_dir, lambda: step):
         while step < max_train_steps:
             loss = torch.zeros((), device=accelerator.device)
             for micro in range(args.gradient_accumulation_steps):
@@ -340,7 +340,6 @@ def main(args: argparse.Namespace) -> None:
             if stopping:
                 break
 
-    bar.close()
     if signals.received is not None:
         say(f"stopped after step {step} of {max_train_steps}, saved in {run_dir}")
         say(f"continue with: {resume_command(run_dir)}")

@@ -120,6 +120,15 @@ def newest_checkpoint(run_dir: Path) -> tuple[Path, dict[str, dict[str, torch.Te
     return None
 
 
+def _set_aside(damaged: list[Path]) -> None:
+    """Rename damaged checkpoints, so that they do not count among those to be kept."""
+    for folder in damaged:
+        aside = folder.with_name(f"damaged-{folder.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(folder, aside)
+        print(f"{folder.name} is now {aside.name}", file=sys.stderr, flush=True)
+
+
 @dataclass
 class Resumed:
     """What a run continues from: groups of named tensors and plain data, as they were given to save_checkpoint."""
@@ -159,6 +168,8 @@ def find_run(resume: str | None, output_dir: Path | None, root: Path, name: str)
     lock_run(run_dir)
     if one is None:
         one, tensors, state = newest_checkpoint(run_dir)
+        if first_process():
+            _set_aside([path for path in list_checkpoints(run_dir) if path.name > one.name])
     else:
         others = [path.name for path in list_checkpoints(run_dir) if path.name != one.name]
         try:

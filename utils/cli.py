@@ -234,11 +234,13 @@ def run(main: Callable[[], object]) -> None:
     sys.stdout, sys.stderr = forgiving(sys.stdout), forgiving(sys.stderr)
     try:
         main()
-    except (UserError, Stopped) as error:
+    except Stopped as stopped:
+        sys.exit(stopped.exit_status)
+    except UserError as error:
         if debug:
             raise
-        if isinstance(error, UserError):
-            print(f"error: {printable(error)}", file=sys.stderr)
+        sys.stdout.flush()  # in a file that takes both, the error comes last
+        print(f"error: {printable(error)}", file=sys.stderr)
         sys.exit(error.exit_status)
     except (OSError, RuntimeError, MemoryError) as error:
         if not debug and (reason := out_of_memory(error)):
@@ -248,6 +250,7 @@ def run(main: Callable[[], object]) -> None:
             sys.exit(2)
         if debug or getattr(error, "errno", None) not in THE_DISKS_FAULT:
             raise
+        sys.stdout.flush()
         print(f"error: {printable(error)}; choose another path, or make room", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -1,6 +1,7 @@
 """What trainers share: the order of samples, seeds, signals, logs. Every random choice follows from (seed, step)."""
 
 import json
+import multiprocessing
 import os
 import signal
 import threading
@@ -63,7 +64,8 @@ def heed_only_the_trainer(worker: int) -> None:
 
 
 def _leave_when_the_trainer_says_so() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+    trainer = multiprocessing.parent_process().pid  # os.getppid() may be a server that forks workers
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
         pass
     os._exit(0)
 

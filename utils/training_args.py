@@ -100,7 +100,7 @@ def check_run_args(args: argparse.Namespace, data_dir: Path) -> Iterator[str]:
             there = [str(path) for folder in folders for path in sorted(folder.glob("checkpoint-*")) if path.is_dir()]
             there = f"there are {', '.join(there)}" if there else "give a run folder, a checkpoint in it"
             yield f"--resume: there is no {args.resume}; {there}, latest or auto"
-        if args.output_dir is not None and args.output_dir.resolve() not in Path(args.resume, "x").resolve().parents:
+        elif args.output_dir is not None and args.output_dir.resolve() not in Path(args.resume, "x").resolve().parents:
             yield "--resume: lies outside --output_dir; leave --output_dir out, or start a new run"
     if args.output_dir is not None:
         yield from output_problems(args.output_dir, data_dir)
