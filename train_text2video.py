@@ -298,7 +298,7 @@ def main(args: argparse.Namespace) -> None:
             numbers.check(step + 1, losses[-1], float(grad_norm), schedule.get_last_lr()[0])
             optimizer.step()
             optimizer.zero_grad()
-            if not numbers.overflowed(optimizer):
+            if not numbers.overflowed():
                 schedule.step()
                 if ema is not None:
                     ema.step(parameters)

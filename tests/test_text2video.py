@@ -20,6 +20,7 @@ import train_text2video
 from models.diffusion import CaptionedDiffusion
 from models.text_encoder import BUILTIN
 from tests.test_text_encoder import clip_folder  # noqa: F401  (a fixture)
+from tests.tiny_models import tiny_image_model
 from utils.checkpoint import list_checkpoints, load_checkpoint
 from utils.cli import Diverged, Stopped, UserError
 from utils.model_file import load_model, unpack_model
@@ -255,18 +256,7 @@ def test_a_larger_resolution_starts_from_the_weights_of_a_smaller_one(run_dir, d
 def test_an_image_model_is_inflated(data, tmp_path):
     from diffusers import UNet2DConditionModel
 
-    image_unet = UNet2DConditionModel(
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=32,
-        attention_head_dim=2,
-        norm_num_groups=8,
-    )
-    image_unet.save_pretrained(tmp_path / "image" / "unet")
+    image_unet = UNet2DConditionModel.from_pretrained(tiny_image_model(tmp_path / "image" / "unet"))
     train(
         data,
         tmp_path / "run",

@@ -1,17 +1,14 @@
 """From captions to embeddings: whole tokenizers only, honest limits, and a clear way out when nothing can be loaded."""
 
-import json
 import time
 
 import pytest
 import torch
-from tokenizers import Tokenizer, pre_tokenizers
-from tokenizers.models import BPE
-from tokenizers.trainers import BpeTrainer
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerFast, T5Config, T5EncoderModel
+from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from models.text_encoder import BUILTIN, builtin_text_encoder, load_tokenizer, train_tokenizer
 from tests.conftest import CAPTIONS
+from tests.tiny_models import tiny_clip
 from utils.cli import UserError
 from utils.hub import load_text_encoder
 
@@ -19,31 +16,7 @@ from utils.hub import load_text_encoder
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory):
     """A CLIP text model 768 wide, of one random layer, with a byte-pair tokenizer of CLIP's own class and files."""
-    folder = tmp_path_factory.mktemp("clip")
-    tokenizer = Tokenizer(BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    special = ["<|startoftext|>", "<|endoftext|>"]
-    alphabet = list("abcdefghijklmnopqrstuvwxyz0123456789,.")
-    trainer = BpeTrainer(special_tokens=special, end_of_word_suffix="</w>", initial_alphabet=alphabet)
-    tokenizer.train_from_iterator(CAPTIONS, trainer)
-    files = json.loads(tokenizer.to_str())["model"]
-    vocab = dict(files["vocab"])
-    for letter in alphabet:
-        vocab.setdefault(f"{letter}</w>", len(vocab))
-    merges = [tuple(merge) for merge in files["merges"]]
-    clip_tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)
-    clip_tokenizer.save_pretrained(folder)
-    config = CLIPTextConfig(
-        vocab_size=len(clip_tokenizer),
-        hidden_size=768,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=12,
-        bos_token_id=clip_tokenizer.bos_token_id,
-        eos_token_id=clip_tokenizer.eos_token_id,
-    )
-    CLIPTextModel(config).save_pretrained(folder)
-    return folder
+    return tiny_clip(tmp_path_factory.mktemp("clip"), dim=768)
 
 
 def test_clip_gives_77_embeddings_768_wide_and_is_frozen(clip_folder):

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from utils.cli import UserError, printable
+from utils.cli import UserError, out_of_memory, printable
 from utils.files import explain_full_disk, free_space, partial_path, size, sync_to_disk
 from utils.run_folder import CHECKPOINT_NAME, first_process, list_checkpoints, lock_run
 
@@ -96,6 +96,8 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], d
     except CheckpointError:
         raise
     except Exception as error:  # whatever a damaged file provokes in a library, it means one thing
+        if out_of_memory(error):
+            raise
         raise CheckpointError(f"{folder} is not a complete checkpoint ({error})") from None
 
 

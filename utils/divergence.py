@@ -24,18 +24,24 @@ class NumberGuard:
     def __init__(self, accelerator, batches: Batches, run_dir: Path, seed: int):
         self.accelerator, self.batches, self.run_dir, self.seed = accelerator, batches, run_dir, seed
         self.skipped = self.in_a_row = 0
+        self.scale = 0.0
         self.now: dict[str, float] = {}
 
     def check(self, step: int, loss: float, grad_norm: float, learning_rate: float) -> None:
         """Call it before the optimizer's step. Raises Diverged, on all processes together, if there is no way on."""
         self.now = {"step": step, "loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}
-        good = math.isfinite(loss) and (math.isfinite(grad_norm) or self.accelerator.scaler is not None)
+        scaler = self.accelerator.scaler
+        if scaler is not None:
+            self.scale = scaler.get_scale()
+        good = math.isfinite(loss) and (math.isfinite(grad_norm) or scaler is not None)
         if any_process(self.accelerator, not good):
             self._end("the weights were not changed")
 
-    def overflowed(self, optimizer) -> bool:
+    def overflowed(self) -> bool:
         """Whether the optimizer's step was skipped; then the schedule and the moving average must not move either."""
-        if not optimizer.step_was_skipped:
+        scaler = self.accelerator.scaler
+        # accelerate's optimizer.step_was_skipped is never true of a fused optimizer, which does the skipping itself.
+        if scaler is None or scaler.get_scale() >= self.scale:
             self.in_a_row = 0
             return False
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1

@@ -24,10 +24,11 @@ def explain_out_of_memory(remedies: str, settings: Mapping, run_dir: Path | None
         if reason is None:
             raise
         flags = dict.fromkeys(re.findall(r"--(\w+)", remedies))
-        values = [f"--{flag} {settings[flag]}" for flag in flags if settings.get(flag) is not None]
-        where = "of this machine"
-        if torch.cuda.is_available() and "CUDA" in reason:
-            where = f"on the GPU, {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB at the peak"
+        values = [f"--{flag} {settings[flag]}" for flag in flags if settings.get(flag) not in (None, False)]
+        where = "on this machine"
+        if isinstance(error, torch.OutOfMemoryError) or "CUDA" in reason:
+            peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+            where = f"on the GPU, {peak / 2**30:.1f} GiB at the peak"
         continuing = ""
         if run_dir is not None:
             from utils.training import how_to_continue

@@ -142,7 +142,7 @@ def make_text_encoder(args: argparse.Namespace, captions: list[str], tokenizer: 
     if tokenizer is not None:
         return builtin_text_encoder(load_tokenizer(tokenizer, max_length), args.text_dim)
     if args.init_from is not None:
-        return unpack_model(load_model(args.init_from, "--init_from"))[1]
+        return unpack_model(load_model(args.init_from, "--init_from"), flag="--init_from")[1]
     return builtin_text_encoder(train_tokenizer(captions, max_length=max_length), args.text_dim)
 
 

@@ -14,7 +14,7 @@ from models.diffusion import TextToVideoDiffusion
 from models.text_encoder import BUILTIN, TextEncoder, builtin_text_encoder, load_tokenizer
 from models.unet3d import UNet3D
 from utils.checkpoint import require_numbers, tensor_bytes, whole
-from utils.cli import UserError
+from utils.cli import UserError, out_of_memory
 from utils.files import explain_full_disk, whole_file
 from utils.hub import load_text_encoder
 
@@ -40,12 +40,13 @@ def pack_model(diffusion: TextToVideoDiffusion, text_encoder: TextEncoder, **abo
 
 
 def unpack_model(
-    model: dict, text_encoder: str | None = None, unet_class: type[UNet3D] = UNet3D
+    model: dict, text_encoder: str | None = None, unet_class: type[UNet3D] = UNet3D, flag: str = "--checkpoint"
 ) -> tuple[TextToVideoDiffusion, TextEncoder]:
     """(diffusion, text encoder) in eval mode on the CPU, the inverse of pack_model.
 
     text_encoder: where a frozen encoder lies now, if not where the training found it. unet_class: the class of a U-Net
-    that extends UNet3D. Raises UserError if the encoder cannot be had or the weights do not fit the network.
+    that extends UNet3D. flag: which named the model. Raises UserError if the encoder cannot be had or the weights do
+    not fit the network.
     """
     try:
         unet = unet_class.from_config(model["unet_config"])
@@ -57,8 +58,10 @@ def unpack_model(
             encoder = builtin_text_encoder(tokenizer, **stored["settings"])
             encoder.load_state_dict(checked_weights(stored["weights"]))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
         reason = "; ".join(line.strip() for line in str(error).splitlines()[:4])
-        raise UserError(f"--checkpoint: its weights do not fit its own description ({reason})") from None
+        raise UserError(f"{flag}: its weights do not fit its own description ({reason})") from None
     if stored["name"] != BUILTIN:
         encoder = load_text_encoder(text_encoder or stored["name"], stored["revision"], stored["max_length"])
         if encoder.dim != unet.config.cross_attention_dim:
@@ -116,7 +119,9 @@ def load_model(path: Path, flag: str = "--checkpoint") -> dict:
     try:
         model = torch.load(path, map_location="cpu", weights_only=True)
         found, newer = model["format"], model["format"] > MODEL_FORMAT
-    except Exception:  # an unpickler can fail in any way on a foreign file; weights_only keeps it from doing more
+    except Exception as error:  # an unpickler fails in any way on a foreign file; weights_only keeps it from worse
+        if out_of_memory(error):
+            raise
         raise UserError(f"{flag}: {path} is not a model that train_text2video.py wrote, or it is damaged") from None
     if newer:
         raise UserError(f"{flag}: {path} has format {found}, this program reads up to {MODEL_FORMAT}: update it")

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from utils.checkpoint import require_numbers, sha256, tensor_bytes
-from utils.cli import UserError, printable
+from utils.cli import UserError, out_of_memory, printable
 from utils.files import explain_full_disk, partial_path, whole_file, write_text
 from utils.hub import missing_weights, resolve_model
 
@@ -46,6 +46,8 @@ def load_pipeline(name: str, revision: str | None = None, flag: str = "--pretrai
             require_numbers({f"{part}: {n}": t for n, t in getattr(pipeline, part).state_dict().items()})
         return pipeline
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        if out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{flag}: {printable(folder)} cannot be used ({reason}); it should hold {FILES}") from None
     finally:
