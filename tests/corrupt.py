@@ -81,6 +81,13 @@ def damages(runs: list[Path], count: int, seed: int = 0) -> list[dict]:
     return found
 
 
+def train_twice_saved(trainer: str, shared: Shared, run_dir: Path) -> Path:
+    """A run with two checkpoints."""
+    flags = ("--output_dir", run_dir, "--checkpoint_every", EVERY, "--max_train_steps", STEPS)
+    run_script(trainer, (*command(trainer, shared), *flags)).done()
+    return run_dir
+
+
 def resumes_from_the_one_before(trainer: str, shared: Shared, run: Path) -> bool:
     """Whether the trainer itself, its newest checkpoint damaged, says so and trains to the end from the one before."""
     newest, before = list_checkpoints(run)
@@ -98,12 +105,8 @@ def main() -> int:
     args = parser.parse_args()
     os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline")
     with tempfile.TemporaryDirectory() as name:
-        shared, runs = Shared(Path(name, "shared")), []
-        for trainer in TRAINERS:
-            runs.append(Path(name, trainer))
-            flags = ("--output_dir", runs[-1], "--checkpoint_every", EVERY, "--max_train_steps", STEPS)
-            outcome = run_script(trainer, (*command(trainer, shared), *flags))
-            assert outcome.status == 0, outcome.err[-1000:]
+        shared = Shared(Path(name, "shared"))
+        runs = [train_twice_saved(trainer, shared, Path(name, trainer)) for trainer in TRAINERS]
         found = damages(runs, args.n)
         both = zip(TRAINERS, runs, strict=True)
         resumed = [trainer for trainer, run in both if resumes_from_the_one_before(trainer, shared, run)]

@@ -159,11 +159,18 @@ def difference(one: Ran, other: Ran) -> Difference:
 
 
 def exactness(
-    shared: Shared, folder: Path, stops=STOPS, workers=WORKERS, accumulations=ACCUMULATIONS, trainers=TRAINERS
-):
-    """Yields (trainer, workers, accumulation, Difference from the run without stops)."""
+    shared: Shared,
+    folder: Path,
+    *,
+    steps: int = STEPS,
+    stops: tuple[int, ...] = STOPS,
+    workers: tuple[int, ...] = WORKERS,
+    accumulations: tuple[int, ...] = ACCUMULATIONS,
+    trainers: tuple[str, ...] = TRAINERS,
+) -> Iterator[tuple[str, int, int, Difference]]:
+    """(trainer, workers, accumulation, difference of the run with stops from the one without)."""
     for trainer, number, accumulation in product(trainers, workers, accumulations):
-        flags = ("--num_workers", number, "--gradient_accumulation_steps", accumulation, "--max_train_steps", STEPS)
+        flags = ("--num_workers", number, "--gradient_accumulation_steps", accumulation, "--max_train_steps", steps)
         name = f"{trainer}_{number}_{accumulation}"
         whole = whole_run(trainer, shared, folder / name, *flags)
         parts = resumed_run(trainer, shared, folder / f"{name}_stopped", stops, *flags)
@@ -272,8 +279,10 @@ def with_gradient_scaler() -> contextlib.AbstractContextManager:
     return mock.patch("utils.training.make_accelerator", make_accelerator)
 
 
-def mutations(shared: Shared, folder: Path, trainers=TRAINERS):
-    """Yields (trainer, item, what came of its loss, whether that shows)."""
+def mutations(
+    shared: Shared, folder: Path, trainers: tuple[str, ...] = TRAINERS
+) -> Iterator[tuple[str, str, str, bool]]:
+    """(trainer, item, what came of its loss, whether that shows); the first item is "nothing"."""
     flags = ("--max_train_steps", MUTATED_STEPS)
     for trainer in trainers:
         with with_gradient_scaler():

@@ -14,8 +14,9 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from PIL import Image
@@ -35,68 +36,79 @@ class Waited:
     said: str
     held: bool
 
+    def show(self, folder: str) -> None:
+        print(f"{self.seconds:5.1f} s  {self.case}{'' if self.held else '  NOT HELD'}")
+        print(f"         {printable(self.said).replace(folder, '')[:160]}", flush=True)
 
-def cases(place: Place, silent: str) -> Iterator[tuple]:
-    """(name, script, flags, environment). silent: the address of a server that takes connections and never answers."""
-    shared, folder, out = place.shared, place.folder, ("--output_dir", place.out)
-    empty, text, nothing = folder / "empty", folder / "text.pth", folder / "nothing"
-    empty.mkdir()
+
+@dataclass(frozen=True)
+class Case:
+    """A command that must end with status 2."""
+
+    name: str
+    script: str
+    flags: tuple
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def quick_cases(place: Place) -> Iterator[Case]:
+    """What is refused before torch is imported."""
+    text, nothing = place.folder / "text.pth", place.folder / "nothing"
     text.write_text("no model")
+    empty = place.folder / "empty"
+    empty.mkdir()
+    data, videos = ("--data_dir", place.shared.data), place.shared.data / "videos"
+    yield Case("misspelt flag", "train_text2video", (*data, "--batchsize", 2))
+    yield Case("bad values", "train_text2video", (*data, "--batch_size", 0, "--learning_rate", "nan", "--seed", -1))
+    yield Case("no data folder", "train_text2video", ("--data_dir", nothing))
+    yield Case("output is a file", "train_text2video", (*data, "--output_dir", text))
+    yield Case("no checkpoint", "generate_text2video", ("--checkpoint", nothing, "--prompts", "a"))
+    yield Case("no checkpoint", "evaluate_text2video", (*data, "--checkpoint", nothing))
+    yield Case("no videos", "prepare_dataset", ("--video_dir", empty, "--output_dir", place.out))
+    yield Case("output in the input", "prepare_dataset", ("--video_dir", videos, "--output_dir", videos / "x"))
+    yield Case("no picture", "infer_svd", ("--model_dir", place.shared.svd, "--input_image", nothing))
+    yield Case("no folder to check", "video_dataset", ("--check", nothing))
+
+
+def cases(place: Place, silent: str) -> Iterator[Case]:
+    """What needs the data or a model. silent: the address of a server that takes connections and never answers."""
+    shared, folder, out = place.shared, place.folder, ("--output_dir", place.out)
+    empty, text = folder / "empty", folder / "text.pth"
     (folder / "prompts.txt").touch()
     Image.new("1", (20_000, 20_000)).save(folder / "huge.png")
     damaged = folder / "damaged"
     place.train("--output_dir", damaged, "--max_train_steps", 2, "--checkpoint_every", 1).done()
     for checkpoint in list_checkpoints(damaged):
         (checkpoint / "state.json").write_text("{}")
-    fresh_cache = {"HF_HUB_OFFLINE": "0", "HF_HOME": str(folder / "hub")}
-    data, frames, svd = ("--data_dir", shared.data), ("--dataset_dir", shared.frames), ("--model_dir", shared.svd)
-    train_svd = (*frames, "--pretrained_model_name", shared.svd, *TRAIN_SVD)
-    picture = ("--input_image", shared.picture)
 
-    yield "misspelt flag", "train_text2video", (*data, "--batchsize", 2), {}
-    yield "five bad values", "train_text2video", (*data, "--batch_size", 0, "--learning_rate", "nan", "--seed", -1), {}
-    yield "no data folder", "train_text2video", ("--data_dir", nothing, *TRAIN), {}
-    yield "empty data folder", "train_text2video", ("--data_dir", empty, *TRAIN), {}
-    yield "output is a file", "train_text2video", (*data, *TRAIN, "--output_dir", text), {}
-    yield "clips too short", "train_text2video", (*data, *TRAIN, *out, "--num_frames", 64), {}
-    yield "no model to start from", "train_text2video", (*data, *TRAIN, *out, "--init_from", text), {}
-    yield "nothing to resume", "train_text2video", (*data, *TRAIN, *out, "--resume", "latest"), {}
-    yield "all checkpoints damaged", "train_text2video", (*data, *TRAIN, "--resume", damaged), {}
-    yield "other settings on resume", "train_text2video", (*data, *TRAIN, "--resume", damaged, "--seed", 7), {}
+    train = ("--data_dir", shared.data, *TRAIN)
+    yield Case("empty data folder", "train_text2video", ("--data_dir", empty, *TRAIN, *out))
+    yield Case("clips too short", "train_text2video", (*train, *out, "--num_frames", 64))
+    yield Case("no model to start from", "train_text2video", (*train, *out, "--init_from", text))
+    yield Case("nothing to resume", "train_text2video", (*train, *out, "--resume", "latest"))
+    yield Case("all checkpoints damaged", "train_text2video", (*train, "--resume", damaged))
+    run_dir = ("--resume", shared.run_dir)
+    yield Case("other settings on resume", "train_text2video", (*train, *run_dir, "--learning_rate", 0.5))
+
+    svd, frames = ("--pretrained_model_name", shared.svd), ("--dataset_dir", shared.frames, *TRAIN_SVD, *out)
+    yield Case("no clips", "train_svd", (*svd, "--dataset_dir", empty, *TRAIN_SVD, *out))
+    yield Case("no SVD", "train_svd", (*frames, "--pretrained_model_name", empty))
+    yield Case("nothing to resume", "train_svd", (*svd, *frames, "--resume", "latest"))
+
+    model, picture = ("--checkpoint", shared.run_dir, *out), ("--input_image", shared.picture, *out)
+    yield Case("text as a checkpoint", "generate_text2video", ("--checkpoint", text, "--prompts", "a"))
+    yield Case("no prompts in the file", "generate_text2video", (*model, "--prompts_file", folder / "prompts.txt"))
+    yield Case("too many steps", "generate_text2video", (*model, "--prompts", "a", "--num_inference_steps", 5000))
+    huge = ("--input_image", folder / "huge.png", *out)
+    yield Case("picture of 400 megapixels", "infer_svd", ("--model_dir", shared.svd, *huge))
+    yield Case("no SVD", "infer_svd", ("--model_dir", empty, *picture))
+
     for name, address in (("unreachable", NOWHERE), ("silent", silent)):
-        hub = {**fresh_cache, "HF_ENDPOINT": address}
-        yield f"hub {name}, CLIP", "train_text2video", (*data, *TRAIN, *out, "--text_encoder", "openai/clip"), hub
-        yield f"hub {name}, SVD", "train_svd", (*frames, *TRAIN_SVD, *out), hub
-        yield f"hub {name}, SVD", "infer_svd", ("--model_dir", "stabilityai/svd", *picture, *out), hub
-    yield "no checkpoint", "generate_text2video", ("--checkpoint", nothing, "--prompts", "a"), {}
-    yield "text as a checkpoint", "generate_text2video", ("--checkpoint", text, "--prompts", "a"), {}
-    yield (
-        "no prompts in the file",
-        "generate_text2video",
-        (*("--checkpoint", shared.run_dir, "--prompts_file", folder / "prompts.txt"),),
-        {},
-    )
-    yield (
-        "too many steps",
-        "generate_text2video",
-        (*("--checkpoint", shared.run_dir, "--prompts", "a", *out, "--num_inference_steps", 5000),),
-        {},
-    )
-    yield "no videos", "prepare_dataset", ("--video_dir", empty, *out), {}
-    yield (
-        "output in the input",
-        "prepare_dataset",
-        (*("--video_dir", shared.data / "videos", "--output_dir", shared.data / "videos" / "x"),),
-        {},
-    )
-    yield "no clips", "train_svd", ("--dataset_dir", empty, "--pretrained_model_name", shared.svd, *TRAIN_SVD, *out), {}
-    yield "no SVD", "train_svd", (*frames, "--pretrained_model_name", empty, *TRAIN_SVD, *out), {}
-    yield "nothing to resume", "train_svd", (*train_svd, *out, "--resume", "latest"), {}
-    yield "no picture", "infer_svd", (*svd, "--input_image", nothing, *out), {}
-    yield "picture of 400 megapixels", "infer_svd", (*svd, "--input_image", folder / "huge.png", *out), {}
-    yield "no SVD", "infer_svd", ("--model_dir", empty, *picture, *out), {}
-    yield "no checkpoint", "evaluate_text2video", (*data, "--checkpoint", nothing, *out), {}
-    yield "no folder to check", "video_dataset", ("--check", nothing), {}
+        hub = {"HF_HUB_OFFLINE": "0", "HF_HOME": str(folder / "hub"), "HF_ENDPOINT": address}
+        clip = ("--text_encoder", "openai/clip-vit-large-patch14")
+        yield Case(f"hub {name}, CLIP", "train_text2video", (*train, *out, *clip), hub)
+        yield Case(f"hub {name}, SVD", "train_svd", frames, hub)
+        yield Case(f"hub {name}, SVD", "infer_svd", ("--model_dir", "stabilityai/svd", *picture), hub)
 
 
 def run_timed(place: Place, script: str, flags: tuple, environment: dict[str, str]) -> tuple[Ended, float]:
@@ -110,12 +122,12 @@ def run_timed(place: Place, script: str, flags: tuple, environment: dict[str, st
     return Ended(process.wait(), said), seconds - int(kept_waiting) / 1e9
 
 
-def time_errors(place: Place, silent: str) -> Iterator[Waited]:
-    for name, script, flags, environment in cases(place, silent):
-        ended, seconds = run_timed(place, script, flags, environment)
-        clear = ended.status == 2 and "Traceback" not in ended.said and "error: " in ended.said
+def time_errors(place: Place, cases: Iterable[Case]) -> Iterator[Waited]:
+    for case in cases:
+        ended, seconds = run_timed(place, case.script, case.flags, case.environment)
         said = [line for line in ended.said.splitlines() if "error: " in line] or [ended.said[-300:]]
-        yield Waited(f"{script}: {name}", round(seconds, 1), said[0], clear and seconds < LIMIT)
+        clear = ended.status == 2 and "error: " in said[0] and "Traceback" not in ended.said
+        yield Waited(f"{case.script}: {case.name}", round(seconds, 1), said[0], clear and seconds < LIMIT)
 
 
 def time_wandb(place: Place, silent: str) -> Iterator[Waited]:
@@ -140,12 +152,12 @@ def main() -> int:
         place = Place(Path(name, "place"), Shared(Path(name, "shared")))
         silent = f"http://127.0.0.1:{server.getsockname()[1]}"
         errors, wandb = [], []
-        for results, found in ((errors, time_errors(place, silent)), (wandb, time_wandb(place, silent))):
-            for waited in found:
-                results.append(waited)
-                verdict = "" if waited.held else "  NOT HELD"
-                print(f"{waited.seconds:5.1f} s  {waited.case}{verdict}", flush=True)
-                print(f"         {printable(waited.said).replace(name, '')[:160]}", flush=True)
+        for waited in time_errors(place, chain(quick_cases(place), cases(place, silent))):
+            errors.append(waited)
+            waited.show(name)
+        for waited in time_wandb(place, silent):
+            wandb.append(waited)
+            waited.show(name)
     slowest, held_up = (max(results, key=lambda waited: waited.seconds) for results in (errors, wandb))
     held = sum(waited.held for waited in errors + wandb)
     print(f"slowest of {len(errors)} errors: {slowest.seconds} s ({slowest.case}), limit {LIMIT} s")
