@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.cli import Parser, choice, integer, number, output_problems, run, versions
+from utils.cli import Parser, UserError, choice, integer, number, output_problems, run, versions
 from utils.generation import add_sampling_args
 
 # torch and what is built on it are imported where they are used: --help and a misspelt flag answer at once.
@@ -174,7 +174,10 @@ def against_data(args: argparse.Namespace, samples: list, reading: dict) -> dict
         found["clip_score"] = mean_interval(scores, "CLIP score")
 
     found["motion"] = compare_motion(motion_statistics(clips, training.fps), motion_statistics(real, training.fps))
-    neighbours = nearest_training_clips(clips, training)
+    try:
+        neighbours = nearest_training_clips(clips, training)
+    except ValueError as error:
+        raise UserError(f"--data_dir: {error}; it needs clips that differ") from None
     found["copies"] = {"suspected": neighbours.suspected_share, "closer": neighbours.closer_share}
     for sample, index, distance, ratio in zip(
         samples, neighbours.nearest, neighbours.distance, neighbours.ratio, strict=True

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.cli import Parser, UserError, integer, number, output_problems, printable, run
+from utils.cli import Parser, UserError, integer, number, output_problems, printable, run, utf8_text
 from utils.generation import Generator, add_sampling_args
 
 # torch and what is built on it are imported where they are used: --help and a misspelt flag answer at once.
@@ -22,9 +22,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
     group = parser.add_argument_group("what")
     group.add_argument("--checkpoint", type=Path, help="best_model.pth, or the run folder; without it: interactive")
-    group.add_argument("--prompts", nargs="+", default=[], help="one video per prompt; without any: interactive")
+    group.add_argument(
+        "--prompts", type=utf8_text, nargs="+", default=[], help="a video each; without any: interactive"
+    )
     group.add_argument("--prompts_file", type=Path, nargs="+", default=[], help="text files, one prompt per line")
-    group.add_argument("--negative_prompt", default="", help="what the videos shall not show")
+    group.add_argument("--negative_prompt", type=utf8_text, default="", help="what the videos shall not show")
     group.add_argument("--text_encoder", help="where the frozen text encoder lies, if not where the training found it")
     group.add_argument("--seed", type=integer(0, 2**63 - 2**32), default=0, help="video i is drawn with seed + i")
 
@@ -112,7 +114,7 @@ def interactive(args: argparse.Namespace) -> None:
             Path("checkpoints").glob("*/best_model.pth"), key=lambda path: path.stat().st_mtime, reverse=True
         )
         for i, path in enumerate(found, 1):
-            print(f"  {i}  {path}")
+            print(f"  {i}  {printable(path)}")
         answer = ask("model (number or path)> " if found else "path of a best_model.pth> ")
         if answer is None:
             return

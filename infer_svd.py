@@ -144,7 +144,7 @@ def main(args: argparse.Namespace) -> None:
             animate(args, pipeline, settings, image, video, about.get("motion_scores", []))
     processes.wait_for_everyone()
     if processes.is_main_process:
-        print("\n".join(str(video) for video in jobs.values()))
+        print("\n".join(printable(video) for video in jobs.values()))
         if args.output_video is None:
             print(f"{len(jobs)} videos, shown by {write_page(args.output_dir, jobs)}")
     if processes.num_processes > 1:
@@ -293,7 +293,8 @@ def animate(
     except OSError as error:
         raise UserError(f"--output_video: {video} cannot be written ({error})") from None
     if about["motion_score"] < 0.002:
-        print(f"warning: nothing moves in {video}; a larger --motion_bucket_id, or --noise_aug_strength, gives more")
+        remedy = "a larger --motion_bucket_id, or --noise_aug_strength, gives more"
+        print(f"warning: nothing moves in {printable(video)}; {remedy}")
 
 
 def write_page(output_dir: Path, jobs: dict[Path, Path]) -> Path:

@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from utils.cli import Bad, Parser, UserError, choice, integer, number, output_problems, printable, run
+from utils.cli import Bad, Parser, UserError, choice, integer, number, output_problems, printable, run, utf8_text
 
 # NumPy, OpenCV and PyAV are imported where they are used: --help answers at once.
 
@@ -58,7 +58,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument(
         "--motion", type=choice("quantile", "zscore", "const"), default="quantile", help="from score to bucket"
     )
-    group.add_argument("--license", metavar="TEXT", help="of the videos, for the manifest")
+    group.add_argument("--license", type=utf8_text, metavar="TEXT", help="of the videos, for the manifest")
 
     group = parser.add_argument_group("speed")
     group.add_argument(

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.cli import Parser, UserError, choice, integer, number, resume_command, run, without_secrets
+from utils.cli import Parser, UserError, choice, integer, number, printable, resume_command, run, without_secrets
 from utils.training_args import (
     FREE_ON_RESUME,
     TRACKERS,
@@ -181,7 +181,8 @@ def main(args: argparse.Namespace) -> None:
         args.dataset_dir, args.num_frames, args.frame_stride, args.fps, args.motion, args.max_samples
     )
     for reason, names in skipped.items():
-        say(f"skipped {len(names)} clips: {reason}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
+        few = printable(", ".join(names[:5])) + (" ..." if len(names) > 5 else "")
+        say(f"skipped {len(names)} clips: {reason}: {few}")
     train_clips, val_clips = split_folders(clips, args.val_fraction, args.seed)
     state = resumed.state if resumed else {"step": 0, "wandb_run_id": None}
     digests = clip_digests(clips)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.cli import Parser, UserError, choice, integer, resume_command, run
+from utils.cli import Parser, UserError, choice, integer, resume_command, run, utf8_text
 from utils.model_args import (
     add_model_args,
     check_model_args,
@@ -141,6 +141,7 @@ def add_training_args(parser: argparse.ArgumentParser) -> None:
     add_log_args(group, "text2video")
     group.add_argument(
         "--validation_prompts",
+        type=utf8_text,
         nargs="+",
         default=None,
         help="prompts of the sample videos; default: validation captions",

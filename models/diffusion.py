@@ -95,8 +95,9 @@ class TextToVideoDiffusion(nn.Module):
         self.snr_gamma = snr_gamma
         self.text_dropout = text_dropout
         # Samplers get the clipped clean clip, see denoise(): every one then needs the same care at high noise, once.
+        # By keyword: what diffusers is given by position it takes for a default, and other samplers would have 1000.
         self.scheduler = DDPMScheduler(
-            num_timesteps,
+            num_train_timesteps=num_timesteps,
             trained_betas=cosine_betas(num_timesteps, noise_shift).tolist(),
             rescale_betas_zero_snr=zero_terminal_snr,
             prediction_type="sample",

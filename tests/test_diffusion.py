@@ -185,6 +185,14 @@ def test_every_sampler_draws_from_the_distribution_of_the_data(sampler):
     assert abs(videos.std() - 0.3) < 0.01
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_keeps_to_the_timesteps_of_a_shorter_schedule(clip, sampler):
+    diffusion = oracle_diffusion(clip[:1], "v_prediction", num_timesteps=40)
+    text = torch.zeros(1, 1, 4)
+    result = diffusion.sample(text, num_frames=4, height=16, width=16, sampler=sampler, num_inference_steps=40)
+    torch.testing.assert_close(result, clip[:1], rtol=0, atol=2e-2)
+
+
 def test_ddim_sampling_equals_a_plain_loop_over_diffusers(tiny_diffusion, text):
     """Our way through predict_clip and a "sample"-predicting scheduler is the textbook loop on epsilon."""
     scheduler = DDIMScheduler(

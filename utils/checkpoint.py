@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from utils.cli import UserError, out_of_memory
+from utils.cli import UserError, out_of_memory, printable
 from utils.files import explain_full_disk, free_space, partial_path, size, sync_to_disk
 from utils.run_folder import CHECKPOINT_NAME, first_process, list_checkpoints, lock_run
 
@@ -81,8 +81,12 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], d
         if manifest["format"] > CHECKPOINT_FORMAT:
             found = f"format {manifest['format']}, this program reads up to {CHECKPOINT_FORMAT}"
             raise CheckpointError(f"{folder} has {found}: update it")
+        if manifest["format"] < 1 or folder.name != f"checkpoint-{manifest['step']:08d}":
+            raise CheckpointError(f"{folder / MANIFEST} is damaged, or its folder was renamed")
         files = manifest["sha256"]
         for name, digest in files.items():
+            if Path(name).name != name or not (folder / name).is_file():  # a device, say, of which there is no end
+                raise CheckpointError(f"{folder} has no file {name}")
             if sha256(folder / name) != digest:
                 raise CheckpointError(f"{folder / name} is damaged (its SHA-256 differs from the manifest)")
         tensors = {Path(name).stem: load_file(folder / name) for name in files if name.endswith(".safetensors")}
@@ -109,7 +113,7 @@ def newest_checkpoint(run_dir: Path) -> tuple[Path, dict[str, dict[str, torch.Te
             tensors, state = load_checkpoint(folder)
         except CheckpointError as error:
             if first_process():
-                print(f"warning: passing over {error}", file=sys.stderr, flush=True)
+                print(f"warning: passing over {printable(error)}", file=sys.stderr, flush=True)
             reasons.append(str(error))
             continue
         return folder, tensors, state

@@ -141,6 +141,15 @@ def choice(*names: str) -> Callable[[str], str | Bad]:
     return lambda text: text if text in names else Bad(f"got {text}, must be one of {', '.join(names)}")
 
 
+def utf8_text(value: str) -> str | Bad:
+    """An argparse type: text, not bytes that are none in UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return Bad(f"got {value}, must be text in UTF-8")
+    return value
+
+
 def printable(text: object) -> str:
     """text on one line with control characters escaped, so that a file name cannot drive the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
@@ -154,7 +163,7 @@ def without_secrets(settings: dict) -> dict:
 def _hide(value):
     if isinstance(value, list):
         return [_hide(item) for item in value]
-    return _SECRET.sub("***", value) if isinstance(value, str) else value
+    return _SECRET.sub("***", str(value)) if isinstance(value, str | Path) else value
 
 
 def out_of_memory(error: Exception) -> str | None:
@@ -209,7 +218,8 @@ def forgiving(stream: io.TextIOBase) -> io.TextIOBase:
         return stream
     raw = LostOutput(stream.fileno(), "w", closefd=False)
     lines = stream.line_buffering or stream.write_through
-    return io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=lines)
+    # A name that the terminal's encoding cannot show is shown with escapes.
+    return io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, "backslashreplace", line_buffering=lines)
 
 
 def run(main: Callable[[], object]) -> None:

@@ -47,7 +47,8 @@ def whole_file(path: str | Path, sync: bool = False) -> Iterator[Path]:
 def write_text(path: Path, text: str, sync: bool = False) -> None:
     """Write a whole file or nothing."""
     with whole_file(path, sync) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        # Names that are no text, such as GBK in a UTF-8 system, become what JSON reads back as the same name.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def sync_to_disk(path: Path) -> None:

@@ -8,7 +8,7 @@ from threading import Thread
 
 from utils.cli import UserError, printable
 
-PROBE_SECONDS = 4
+PROBE_SECONDS = 3
 MODEL_FILES = ("config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "spiece.model")
 WEIGHT_FILES = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 
@@ -139,15 +139,16 @@ def load_text_encoder(name: str, revision: str | None = None, max_length: int | 
     from utils.checkpoint import require_numbers
 
     try:
-        config = AutoConfig.from_pretrained(folder)
+        # Said, not left to the default: that asks at the terminal, and whoever types y runs the folder's code.
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         # A CLIP folder holds an image tower as well: only the text tower is loaded, and what is left over is no news.
         model_class = CLIPTextModel if config.model_type == "clip" else AutoModelForTextEncoding
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()
-        model = model_class.from_pretrained(folder, use_safetensors=True)
+        model = model_class.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
         logging.set_verbosity(verbosity)
         require_numbers(model.state_dict())
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         return TextEncoder(name, tokenizer, model, trainable=False, max_length=max_length, revision=revision)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]

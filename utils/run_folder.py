@@ -86,7 +86,7 @@ def check_settings(run_dir: Path, settings: dict, free: set[str]) -> None:
     if refused := [key for key in changed if key not in free]:
         raise UserError(f"--resume: {run_dir} was started with other settings: {listed(refused)}; use the same ones")
     if changed and first_process():
-        print(f"settings that may change have changed: {listed(changed)}", flush=True)
+        print(f"settings that may change have changed: {printable(listed(changed))}", flush=True)
 
 
 def _plain(settings: dict) -> dict:

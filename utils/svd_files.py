@@ -39,8 +39,9 @@ def load_pipeline(name: str, revision: str | None = None, flag: str = "--pretrai
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # without torchvision an image processor is announced that is not used
     try:
-        options = {"variant": variant, "use_safetensors": True, "local_files_only": True}
-        pipeline = StableVideoDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, **options)
+        pipeline = StableVideoDiffusionPipeline.from_pretrained(
+            folder, torch_dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True
+        )
         for part in ("unet", "vae", "image_encoder"):
             require_numbers({f"{part}: {n}": t for n, t in getattr(pipeline, part).state_dict().items()})
         return pipeline

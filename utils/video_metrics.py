@@ -162,7 +162,7 @@ def _embed_texts(folder: Path, flag: str, prompts: Sequence[str], device) -> Ten
 
     model = _load(CLIPTextModelWithProjection, folder, flag, CLIP_FILES).to(device)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         check_tokenizer(tokenizer, model.config.vocab_size, str(folder))
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise UserError(f"{flag}: {printable(folder)}: {_reason(error)}; it should hold {CLIP_FILES}") from None
