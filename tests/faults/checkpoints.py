@@ -48,6 +48,7 @@ def f1(place: Place) -> str:
         script.until(lambda training=training, done=done: max(training.losses()) > done)
         script.signal(signal.SIGTERM).end().ended(143, "resuming from")
         assert training.hidden() == []
+        assert [row["step"] for row in training.rows()] == list(range(1, training.saved()[0] + 1)), "steps logged twice"
         script = whole.start(*flags)
         script.until(lambda training=training, whole=whole: whole.losses().keys() >= training.losses().keys())
         script.signal(signal.SIGKILL).end()
