@@ -87,7 +87,7 @@ class Batches:
             )
         if text.startswith("DataLoader worker"):
             return BatchError(
-                f"--num_workers: a worker died when {clips} were due, most often for want of memory or shared memory; "
+                f"--num_workers: a worker died before {clips} came, most often for want of memory or shared memory; "
                 f"{remedy} ({text[:160]})"
             )
         if "shared memory" in text:

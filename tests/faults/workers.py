@@ -4,6 +4,7 @@ import ctypes
 import errno
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,15 +12,18 @@ import time
 from pathlib import Path
 
 import torch
-from torch.utils.data import get_worker_info
+from torch.utils.data import DataLoader, get_worker_info
 
 from tests.faults.place import Ended, Place, row
-from tests.faults.scripts import TRAINERS, out, run
+from tests.faults.scripts import TRAINERS, copied, out, run
 from tests.table import NotRun
+from utils.batches import Batches
 from utils.checkpoint import load_checkpoint
 from utils.readable import ReadableClips
 from utils.run_folder import list_checkpoints
-from utils.training import read_metrics
+from utils.svd_data import FrameClips, find_frame_folders
+from utils.training import EndlessSampler, read_metrics
+from video_dataset import TextVideoDataset
 
 ONE_WORKER = ("--num_workers", 1, "--gradient_accumulation_steps", 1)
 ONE_CLIP = {"train_text2video": ("--batch_size", 1), "train_svd": ()}
@@ -159,3 +163,105 @@ def f26(place: Place) -> str:
         run(place, script, *large[script], patch=shared_memory_of_256_kb).done("done: ")  # without workers: enough
         run(place, script, *ONE_WORKER, patch=no_process_more).refused("--num_workers: workers cannot be started")
     return said
+
+
+def once_training_begins(what) -> None:
+    """Let something happen to the dataset after the clips were indexed and encoded, before the first batch."""
+    init = DataLoader.__init__
+
+    def after(self, dataset, *args, **kwargs):
+        what(dataset)
+        init(self, dataset, *args, **kwargs)
+
+    DataLoader.__init__ = after
+
+
+def a_clip_is_deleted() -> None:
+    once_training_begins(lambda dataset: remove(dataset.path(2)))
+
+
+def remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def a_clip_is_truncated() -> None:
+    def truncate(path: Path) -> None:
+        for file in path.iterdir() if path.is_dir() else [path]:
+            os.truncate(file, 100)
+
+    once_training_begins(lambda dataset: truncate(dataset.path(2)))
+
+
+def a_disk_fails_for_one_clip() -> None:
+    """An error of the disk, while the file stays as it is: the resumed training finds the same clips."""
+    import utils.svd_data
+    import utils.video_io
+
+    broken = []
+
+    def failing(function):
+        def read(where, *args, **kwargs):
+            path = Path(getattr(where, "path", where))
+            if {path, path.parent} & set(broken):
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+            return function(where, *args, **kwargs)
+
+        return read
+
+    utils.video_io.read_frames = failing(utils.video_io.read_frames)
+    utils.svd_data.read_image = failing(utils.svd_data.read_image)
+    once_training_begins(lambda dataset: broken.append(dataset.path(2)))
+
+
+@row("F27", "a clip that is gone is replaced by what depends on seed, epoch, index; too many end the run", slow=True)
+def f27(place: Place) -> str:
+    # The samples: those of other clips stay where they were, with any number of workers, wherever the run is resumed.
+    data, frames = (
+        copied(place.shared.data, place.folder / "data"),
+        copied(place.shared.frames, place.folder / "frames"),
+    )
+    folders, _ = find_frame_folders(frames, 3, 1, 7, None)
+    datasets = (
+        TextVideoDataset(data, 4, 16, max_bad_fraction=0.5, cache_bytes=0),
+        FrameClips(folders, 3, 64, 64, max_unreadable=4),
+    )
+
+    def order(dataset, start: int = 0, workers: int = 0) -> list[str]:
+        batches = Batches(dataset, 1, workers, EndlessSampler(len(dataset), 0, start))
+        return [next(batches)["path"][0] for _ in range(24 - start)]
+
+    for dataset in datasets:
+        whole, gone = order(dataset), str(dataset.path(2))
+        remove(dataset.path(2))
+        replaced = order(dataset)
+        other = [(a, b) for a, b in zip(whole, replaced, strict=True) if a != b]
+        assert len(other) == 3 and {a for a, _ in other} == {gone} and len({b for _, b in other}) > 1, other
+        assert replaced == order(dataset, workers=2) and replaced[11:] == order(dataset, start=11)
+
+    for script in TRAINERS:
+        # One clip of eight is more than 5 %.
+        said = {}
+        for patch in (a_clip_is_deleted, a_clip_is_truncated):
+            ended = run(place, script, *own_data(place, script), patch=patch)
+            said[patch] = ended.refused("clips can no longer be read", "--max_bad_fraction allows 0", "training began")
+            # Half of them are allowed.
+            flags = (*own_data(place, script), "--max_bad_fraction", 0.5, "--max_train_steps", 12)
+            ended = run(place, script, *flags, patch=patch).done("done: ", "another clip takes its place")
+            assert ended.said.count("another clip takes its place") == 1, ended.said
+
+        # The same with workers, and after a stop.
+        flags = ("--max_bad_fraction", 0.5, "--lr_scheduler", "constant")
+        run(place, script, *flags, "--num_workers", 2, "--max_train_steps", 11, patch=a_disk_fails_for_one_clip).done()
+        expected = final_tensors(place, script)
+        run(place, script, *flags, "--max_train_steps", 8, patch=a_disk_fails_for_one_clip).done("another clip")
+        more = ("--resume", "latest", "--max_train_steps", 11)
+        run(place, script, *flags, *more, patch=a_disk_fails_for_one_clip, fresh=False).done("resuming")
+        same(final_tensors(place, script), expected)
+    return said[a_clip_is_deleted]
+
+
+def own_data(place: Place, script: str) -> tuple:
+    """Flags for a copy of the data that may be damaged."""
+    if script == "train_svd":
+        return "--dataset_dir", copied(place.shared.frames, place.folder / "frames")
+    return "--data_dir", copied(place.shared.data, place.folder / "data")
