@@ -48,3 +48,9 @@ def run(place: Place, script: str, *more, patch: Callable | None = None, fresh: 
         shutil.rmtree(out(place, script), ignore_errors=True)
     (place.folder / f"{script}.said").unlink(missing_ok=True)
     return start(place, script, *more, patch=patch).end(timeout=180)
+
+
+def copied(folder: Path, to: Path) -> Path:
+    shutil.rmtree(to, ignore_errors=True)
+    shutil.copytree(folder, to)
+    return to
