@@ -10,7 +10,7 @@ DEMO_VIDEOS := generated_videos/demo
 SVD_DEMO := svd_demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo svd-demo test badinput reliability audit lint format clean
+.PHONY: help demo svd-demo test badinput faults reliability audit lint format clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ test: $(VENV)/installed-dev ## the test suite, on the CPU
 
 badinput: $(VENV)/installed-dev ## what the scripts make of 93 bad inputs, a line each
 	OMP_NUM_THREADS=1 $(PY) -m tests.badinput
+
+faults: $(VENV)/installed-dev ## what the scripts make of faults: kills, signals, full disks, damaged files, a line each
+	OMP_NUM_THREADS=1 $(PY) -m tests.faults
 
 reliability: $(VENV)/installed-dev ## exact resuming, kill -9, damaged checkpoints, time to an error, hostile input: the figures, in minutes
 	OMP_NUM_THREADS=1 $(PY) -m tests.resume_exact
