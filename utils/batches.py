@@ -1,5 +1,6 @@
 """Batches for ever, from worker processes that may die, hang, or meet clips that can no longer be read."""
 
+import errno
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -64,7 +65,7 @@ class Batches:
                 if self.batches is None:
                     self.batches = iter(self.loader)
                 batch = next(self.batches)
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             raise self._explained(error, awaited) from None
         except DataError as error:  # of a worker: the last line of its traceback is ours
             raise DataError(str(error)) from None
@@ -73,11 +74,12 @@ class Batches:
         self.recent.append(batch)
         return batch
 
-    def _explained(self, error: RuntimeError, awaited: list[tuple[int, int]]) -> Exception:
-        """The error of a loader whose workers died or hang, in one line; any other error as it is."""
+    def _explained(self, error: RuntimeError | OSError, awaited: list[tuple[int, int]]) -> Exception:
+        """The error of a loader that lacks a worker, or shared memory, in one line; any other error as it is."""
         text = " ".join(str(error).split())
         names = [printable(Path(self.dataset.path(index)).name) for _, index in awaited]
         clips = ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if names[MOST_NAMED:] else "")
+        remedy = "use --num_workers 0, or give more shared memory (/dev/shm; docker run --shm-size 8g)"
         if text.startswith("DataLoader timed out"):
             return BatchError(
                 f"--num_workers: a worker that reads {clips} has not answered for {WORKER_TIMEOUT} s; look at these "
@@ -85,9 +87,13 @@ class Batches:
             )
         if text.startswith("DataLoader worker"):
             return BatchError(
-                f"--num_workers: a worker died when {clips} were due, most often for want of memory or of shared "
-                f"memory (/dev/shm; docker run --shm-size 8g); use --num_workers 0, or give it more ({text[:160]})"
+                f"--num_workers: a worker died before {clips} came, most often for want of memory or shared memory; "
+                f"{remedy} ({text[:160]})"
             )
+        if "shared memory" in text:
+            return BatchError(f"--num_workers: workers have too little shared memory for batches; {remedy}")
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EAGAIN, errno.EMFILE):
+            return BatchError(f"--num_workers: workers cannot be started ({error.strerror}); {remedy}")
         return error
 
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.badinput.place import run_script
 from tests.faults.place import Place, row
-from tests.faults.scripts import TRAINERS, flags, out, run
+from tests.faults.scripts import TRAINERS, copied, flags, out, run
 from tests.tiny_models import tiny_clip, tiny_image_model
 from utils.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from utils.svd_files import save_trained
@@ -159,12 +158,6 @@ def poison_checkpoint(folder: Path, group: str) -> str:
     name = next(name for name, tensor in tensors[group].items() if tensor.numel() > 1)
     save_checkpoint(folder.parent, state["step"], {**tensors, group: poisoned(tensors[group], name)}, state, keep=9)
     return f"{group}: {name}"
-
-
-def copied(folder: Path, to: Path) -> Path:
-    shutil.rmtree(to, ignore_errors=True)
-    shutil.copytree(folder, to)
-    return to
 
 
 @row(
