@@ -79,7 +79,8 @@ def train(trainer: str, shared: Shared, out: Path, *flags, stop_after: int | Non
     with silent(), digests_of_batches(batches), sigterm_in_step(stop_after):
         outcome = run_script(trainer, (*command(trainer, shared), "--output_dir", out, *flags))
     if outcome.status != (0 if stop_after is None else 143):
-        raise Failed([line for line in outcome.err.splitlines() if re.search(r"Error\b|error: ", line)][-1])
+        lines = outcome.err.splitlines() or ["no error"]
+        raise Failed(next((line for line in reversed(lines) if re.search(r"Error\b|error: ", line)), lines[-1]))
     return batches
 
 
