@@ -10,7 +10,7 @@ DEMO_VIDEOS := generated_videos/demo
 SVD_DEMO := svd_demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo svd-demo test badinput faults lint format clean
+.PHONY: help demo svd-demo test badinput faults reliability audit lint format clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,19 @@ badinput: $(VENV)/installed-dev ## what the scripts make of 93 bad inputs, a lin
 
 faults: $(VENV)/installed-dev ## what the scripts make of faults: kills, signals, full disks, damaged files, a line each
 	OMP_NUM_THREADS=1 $(PY) -m tests.faults
+
+reliability: $(VENV)/installed-dev ## exact resuming, kill -9, damaged checkpoints, time to an error, hostile input: the figures, in minutes
+	OMP_NUM_THREADS=1 $(PY) -m tests.resume_exact
+	OMP_NUM_THREADS=1 $(PY) -m tests.resume_exact --mutate
+	OMP_NUM_THREADS=1 $(PY) -m tests.kill9
+	OMP_NUM_THREADS=1 $(PY) -m tests.corrupt
+	OMP_NUM_THREADS=1 $(PY) -m tests.time_to_error
+	OMP_NUM_THREADS=1 $(PY) -m tests.security
+
+audit: $(VENV)/installed ## known vulnerabilities of the installed packages, by pip-audit in a folder of its own
+	$(PYTHON) -m venv .audit
+	.audit/bin/python -m pip install -q $(PIP_FLAGS) pip-audit
+	$(PY) -m tests.security.audit
 
 lint: $(VENV)/installed-dev ## ruff: rules and format
 	$(PY) -m ruff check .

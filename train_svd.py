@@ -290,8 +290,8 @@ def main(args: argparse.Namespace) -> None:
             draw_samples(accelerator, args, pipeline, unet, val_set, run_dir, step, metrics)
 
     with bar, signals, explain_out_of_memory(REMEDIES, vars(args), run_dir), saved_first(save, run_dir, lambda: step):
-        if step == 0:
-            validate()  # the pretrained model is what training has to beat
+        if step % args.validate_every == 0 and metrics.lacks("val/loss", step):
+            validate()  # of the pretrained model, which training has to beat; later, what a stop did not wait for
         while step < args.max_train_steps:
             logs = []
             for micro in range(args.gradient_accumulation_steps):

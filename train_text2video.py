@@ -269,6 +269,15 @@ def main(args: argparse.Namespace) -> None:
         if main_process:
             save_checkpoint(run_dir, step, tensors, now, args.checkpoints_total_limit)
 
+    def validate() -> None:
+        nonlocal best_val_loss
+        with ema_weights(ema, parameters), evaluation_mode(trained), accelerator.autocast():
+            val_loss = validation_loss(model, val_set, args.batch_size, args.seed)
+            metrics.write(step, **{"val/loss": val_loss})
+            if best_val_loss is None or val_loss < best_val_loss:
+                best_val_loss = val_loss
+                save_best(run_dir, args, model, step, val_loss, main_process)
+
     sampler = EndlessSampler(len(train_set), args.seed, step * samples_per_step, rank, world_size)
     pin_memory, kept = accelerator.device.type == "cuda", args.gradient_accumulation_steps
     batches = Batches(train_set, args.batch_size, args.num_workers, sampler, pin_memory, kept)
@@ -282,6 +291,8 @@ def main(args: argparse.Namespace) -> None:
     waited, since, losses = 0.0, time.perf_counter(), []
 
     with bar, signals, explain_out_of_memory(REMEDIES, vars(args), run_dir), saved_first(save, run_dir, lambda: step):
+        if step and step % args.validate_every == 0 and metrics.lacks("val/loss", step):
+            validate()  # a stop does not wait for it
         while step < max_train_steps:
             loss = torch.zeros((), device=accelerator.device)
             for micro in range(args.gradient_accumulation_steps):
@@ -323,12 +334,7 @@ def main(args: argparse.Namespace) -> None:
                 )
                 waited, since, losses = 0.0, time.perf_counter(), []
             if last or (step % args.validate_every == 0 and not stopping):
-                with ema_weights(ema, parameters), evaluation_mode(trained), accelerator.autocast():
-                    val_loss = validation_loss(model, val_set, args.batch_size, args.seed)
-                    metrics.write(step, **{"val/loss": val_loss})
-                    if best_val_loss is None or val_loss < best_val_loss:
-                        best_val_loss = val_loss
-                        save_best(run_dir, args, model, step, val_loss, main_process)
+                validate()
             if last or (step % args.sample_every == 0 and not stopping):
                 with ema_weights(ema, parameters), evaluation_mode(trained), accelerator.autocast():
                     draw_samples(accelerator, args, model, val_set, run_dir, step, metrics)

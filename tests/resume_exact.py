@@ -76,11 +76,24 @@ class Difference:
 def train(trainer: str, shared: Shared, out: Path, *flags, stop_after: int | None = None) -> list[str]:
     """Train to the end, or send SIGTERM to this process in a step; returns the digest of each micro-batch."""
     batches = []
-    with digests_of_batches(batches), sigterm_in_step(stop_after):
+    with silent(), digests_of_batches(batches), sigterm_in_step(stop_after):
         outcome = run_script(trainer, (*command(trainer, shared), "--output_dir", out, *flags))
     if outcome.status != (0 if stop_after is None else 143):
-        raise Failed([line for line in outcome.err.splitlines() if re.search(r"Error\b|error: ", line)][-1])
+        lines = outcome.err.splitlines() or ["no error"]
+        raise Failed(next((line for line in reversed(lines) if re.search(r"Error\b|error: ", line)), lines[-1]))
     return batches
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Inside the block standard error is lost, also for what writes to it past Python: the handler of a signal."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept), os.close(nowhere)
 
 
 @contextlib.contextmanager

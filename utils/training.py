@@ -199,6 +199,10 @@ class Metrics:
         if main_process:
             write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
+    def lacks(self, name: str, step: int) -> bool:
+        """Whether there is no number of this name at this step."""
+        return not any(name in row for row in self.rows if row["step"] == step)
+
     def write(self, step: int, **values: float) -> None:
         if not self.main_process:
             return

@@ -36,18 +36,20 @@ def flags(place: Place, script: str) -> tuple:
     }[script]() + ("--output_dir", out(place, script))
 
 
-def start(place: Place, script: str, *more, patch: Callable | None = None, said: str = "said") -> Script:
-    """A script at work. patch: a function without arguments in a module of tests.faults, see tests/faults/runner.py."""
+def start(place: Place, script: str, *more, patch: Callable | None = None, argument: object = None) -> Script:
+    """A script at work. patch: a function in a module of tests.faults, see tests/faults/runner.py."""
     name = f"{patch.__module__}:{patch.__name__}" if patch else None
-    return Script(place.folder / f"{script}.{said}", script, *flags(place, script), *more, patch=name)
+    if argument is not None:
+        name += f":{argument}"
+    return Script(place.folder / f"{script}.said", script, *flags(place, script), *more, patch=name)
 
 
-def run(place: Place, script: str, *more, patch: Callable | None = None, fresh: bool = True) -> Ended:
+def run(place: Place, script: str, *more, fresh: bool = True, **patch) -> Ended:
     """What became of it. fresh: in an empty folder."""
     if fresh:
         shutil.rmtree(out(place, script), ignore_errors=True)
     (place.folder / f"{script}.said").unlink(missing_ok=True)
-    return start(place, script, *more, patch=patch).end(timeout=180)
+    return start(place, script, *more, **patch).end(timeout=180)
 
 
 def copied(folder: Path, to: Path) -> Path:
