@@ -37,17 +37,11 @@ def resolve_model(
 
     import httpx
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    state = "is not on this machine"
-    try:
-        # What an interrupted download left is a snapshot as well.
-        found = Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns), local_files_only=True))
-        if not missing(found):
-            return found
-        state = f"lacks {', '.join(missing(found))} on this machine"
-    except (LocalEntryNotFoundError, ValueError):
-        pass  # not in the cache
+    found = _cached(name, revision, patterns)
+    if found is not None and not missing(found):
+        return found
     unreachable = _unreachable_hub()
     if not unreachable:
         try:
@@ -63,12 +57,27 @@ def resolve_model(
             raise UserError(f"{flag}: the hub has no model {name} (or `hf auth login` is missing)") from None
         except (httpx.HTTPError, OSError, ValueError) as error:
             unreachable = " ".join(str(error).split())[:200] or type(error).__name__
+            found = _cached(name, revision, patterns)
+    state = "is not on this machine" if found is None else f"is here without {', '.join(missing(found))}"
     raise UserError(
-        f"{flag}: {name} {state} and the hub did not answer ({unreachable}). Three ways out: "
+        f"{flag}: {name} {state}, and the hub did not answer ({unreachable}). Three ways out: "
         f"{flag} FOLDER with a local copy ({files}); a mirror, export HF_ENDPOINT=https://hf-mirror.com; "
         "or, for text to video, --text_encoder builtin, which needs no download "
         f"| 本机没有 {name}，也连不上模型站：{flag} 指定本地文件夹，或设置镜像 HF_ENDPOINT，或 --text_encoder builtin"
     )
+
+
+def _cached(name: str, revision: str | None, patterns: tuple[str, ...]) -> Path | None:
+    """The folder of a model in the local cache, where an interrupted download may have left only some of its files."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns), local_files_only=True))
+    except IncompleteSnapshotError as error:
+        return Path(error.snapshot_path)
+    except (LocalEntryNotFoundError, ValueError):
+        return None
 
 
 def missing_weights(folder: Path, stem: str = "model") -> list[str]:

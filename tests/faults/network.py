@@ -298,7 +298,9 @@ def f31(place: Place) -> str:
     with Hub(CLIP, clip) as server:
         environment["HF_ENDPOINT"] = server.address
         started = time.monotonic()
-        broken = place.run("train_text2video", *argv, **environment).refused("--text_encoder", CLIP)
+        broken = place.run("train_text2video", *argv, **environment).refused(
+            f"--text_encoder: {CLIP} is here without model.safetensors"
+        )
         seconds = time.monotonic() - started
         assert seconds < 90, f"{seconds:.0f} s"
         server.broken = False
