@@ -55,6 +55,7 @@ PRESETS = {
         "norm_num_groups": 16,
         "prediction_type": "sample",
         "loss_weighting": "snr_plus_one",
+        "text_dropout": 0.02,
         "max_train_steps": 1800,
         "optimizer": "muon",
         "learning_rate": 2e-3,

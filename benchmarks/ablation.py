@@ -36,7 +36,7 @@ FACTORS = {
         "min-SNR": ["--loss_weighting", "min_snr"],
         "cap 10": ["--snr_gamma", "10"],
     },
-    "text dropout": {"0.02": ["--text_dropout", "0.02"], "0.2": ["--text_dropout", "0.2"]},
+    "text dropout": {"0.1 (the guide's)": ["--text_dropout", "0.1"], "0.2": ["--text_dropout", "0.2"]},
     "convolution": {"full 3x3x3 (the guide's)": ["--conv_type", "full"]},
     "attention to the text": {
         "in every level (the guide's)": ["--cross_attention_levels", "1", "1"],
