@@ -42,7 +42,9 @@ class Stopped(Exception):
 _NO_MEMORY = re.compile(r"(?i)out of memory|not enough memory|allocate memory|unable to allocate|ALLOC_FAILED")
 
 # What looks like a token of the hub, a password in an address, or the value of something called a key.
-_SECRET = re.compile(r"hf_[A-Za-z0-9]{30,}|(?<=://)[^/@\s]+(?=@)|(?i:(?<=token=)|(?<=key=)|(?<=secret=)|(?<=password=))[^&\s]+")
+_SECRET = re.compile(
+    r"hf_[A-Za-z0-9]{30,}|(?<=://)[^/@\s]+(?=@)|(?i:(?<=token=)|(?<=key=)|(?<=secret=)|(?<=password=))[^&\s]+"
+)
 _SECRET_NAME = re.compile(r"(?i)token(?!s)|key|secret|password")
 
 # A full, broken or read-only disk, a permission, a name too long: whichever script meets them, no bug of it.
