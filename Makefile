@@ -10,7 +10,7 @@ DEMO_VIDEOS := generated_videos/demo
 SVD_DEMO := svd_demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo svd-demo test badinput lint format clean
+.PHONY: help demo svd-demo test badinput faults lint format clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ test: $(VENV)/installed-dev ## the test suite, on the CPU
 
 badinput: $(VENV)/installed-dev ## what the scripts make of 93 bad inputs, a line each
 	OMP_NUM_THREADS=1 $(PY) -m tests.badinput
+
+faults: $(VENV)/installed-dev ## what the scripts make of faults: kills, signals, full disks, damaged files, a line each
+	OMP_NUM_THREADS=1 $(PY) -m tests.faults
 
 lint: $(VENV)/installed-dev ## ruff: rules and format
 	$(PY) -m ruff check .

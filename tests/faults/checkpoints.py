@@ -30,7 +30,11 @@ def same(one: Path, other: Path) -> bool:
 # Kills
 
 
-@row("F1", "kill -9 in the middle of steps: the same command goes on from the newest checkpoint, to the same losses")
+@row(
+    "F1",
+    "kill -9 in the middle of steps: the same command goes on from the newest checkpoint, to the same losses",
+    slow=True,
+)
 def f1(place: Place) -> str:
     rng, flags = random.Random(0), ("--max_train_steps", 100_000, "--checkpoint_every", 3, "--resume", "auto")
     kills, lost = 0, 0
@@ -48,6 +52,7 @@ def f1(place: Place) -> str:
         script.until(lambda training=training, done=done: max(training.losses()) > done)
         script.signal(signal.SIGTERM).end().ended(143, "resuming from")
         assert training.hidden() == []
+        assert [row["step"] for row in training.rows()] == list(range(1, training.saved()[0] + 1)), "steps logged twice"
         script = whole.start(*flags)
         script.until(lambda training=training, whole=whole: whole.losses().keys() >= training.losses().keys())
         script.signal(signal.SIGKILL).end()
@@ -208,7 +213,11 @@ def term_in_the_second_of_three() -> None:
     Accelerator.backward = signalled
 
 
-@row("F15", "SIGTERM between the batches of a step: the step is finished, and the resumed run equals a whole one")
+@row(
+    "F15",
+    "SIGTERM between the batches of a step: the step is finished, and the resumed run equals a whole one",
+    slow=True,
+)
 def f15(place: Place) -> str:
     flags = ("--gradient_accumulation_steps", 3, "--max_train_steps", 4, "--resume", "auto")
     for training, whole in zip(trainings(place), trainings(place, "whole"), strict=True):
@@ -242,7 +251,11 @@ def wandb_log(folder: Path) -> list[int]:
     return steps
 
 
-@row("F16", "wandb, offline: the resumed run has the id of the first, its steps go on and none is logged twice")
+@row(
+    "F16",
+    "wandb, offline: the resumed run has the id of the first, its steps go on and none is logged twice",
+    slow=True,
+)
 def f16(place: Place) -> str:
     for training in trainings(place):
         flags = ("--report_to", "wandb", "--checkpoint_every", 2, "--resume", "auto", "--max_train_steps")
@@ -305,7 +318,11 @@ def change_clips(training: Training, place: Place) -> Path:
     return data
 
 
-@row("F18", "clips added, removed and changed are refused at resume by name, and taken with --allow_dataset_change")
+@row(
+    "F18",
+    "clips added, removed and changed are refused at resume by name, and taken with --allow_dataset_change",
+    slow=True,
+)
 def f18(place: Place) -> str:
     for training in finished(place):
         flag = "--data_dir" if training.trainer == "train_text2video" else "--dataset_dir"

@@ -80,7 +80,11 @@ def interrupted(training: Training, patch: str, *words: str) -> str:
     return said
 
 
-@row("F6", "a full disk: said before the first step, or at a checkpoint, of which nothing stays; the one before does")
+@row(
+    "F6",
+    "a full disk: said before the first step, or at a checkpoint, of which nothing stays; the one before does",
+    slow=True,
+)
 def f6(place: Place) -> str:
     for training in trainings(place):
         said = interrupted(training, "full_at_the_second_checkpoint", "largest possible file reached writing")
@@ -133,6 +137,7 @@ def broken(folder: Path) -> list[str]:
 @row(
     "F7",
     "a disk that is full at any file a script writes: refused by its name, nothing half-written, later it goes on",
+    slow=True,
 )
 def f7(place: Place) -> str:
     shared, refusals = place.shared, 0
