@@ -7,5 +7,5 @@ file systems, damaged files, and library calls patched by tests/faults/runner.py
 of the product knows about it.
 """
 
-from tests.faults import checkpoints, disk, exactness, lock, memory, network, numbers, signals, workers  # noqa: F401
+from tests.faults import checkpoints, disk, exactness, generation, lock, memory, network, numbers, signals, workers  # noqa: F401
 from tests.faults.place import ROWS, Place, Shared  # noqa: F401

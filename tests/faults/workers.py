@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, get_worker_info
 
 from tests.faults.place import Ended, Place, row
-from tests.faults.scripts import TRAINERS, copied, out, run
+from tests.faults.scripts import TRAINERS, copied, out, run, start
 from tests.table import NotRun
 from utils.batches import Batches
 from utils.checkpoint import load_checkpoint
@@ -109,7 +109,20 @@ def f24(place: Place) -> str:
             ended = run(place, script, *ONE_CLIP[script], *ONE_WORKER, patch=patch)
             said = ended.refused("--num_workers: a worker died", "--num_workers 0", "--shm-size")
             step = saved_and_continued(place, script, ended, expected)
+
+    # Preparing a dataset saves every video.
+    job = start(place, "prepare_dataset", "--num_workers", 2)
+    job.until(lambda: any("spawn_main" in command for command in children(job.pid).values()))
+    os.kill(next(pid for pid, command in children(job.pid).items() if "spawn_main" in command), signal.SIGKILL)
+    job.end().refused("--num_workers: a process died", "run again")
+    run(place, "prepare_dataset", fresh=False).done("8 clips")
     return f"after step {step}: {said}"
+
+
+def children(pid: int) -> dict[int, str]:
+    """{pid: command line} of a process's children."""
+    found = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return {child: Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ") for child in found}
 
 
 @row("F25", "a worker that hangs ends the training in time, names its clip, and what was finished is saved", slow=True)
