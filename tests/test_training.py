@@ -119,6 +119,18 @@ def test_checkpoint_round_trip_keeps_the_newest(tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_resumed_from_an_older_checkpoint_the_later_ones_give_way_and_foreign_folders_stay(tmp_path):
+    """What was just written is never the one that is removed, and it is what resumes next."""
+    for step in (2, 4, 6):
+        save_checkpoint(tmp_path, step, some_tensors(step), {"step": step}, keep=3)
+    for name in ("checkpoint-00000006-good", "checkpoint-best", "damaged-checkpoint-00000008"):
+        (tmp_path / name).mkdir()
+    save_checkpoint(tmp_path, 3, some_tensors(3), {"step": 3}, keep=2)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-00000003", "checkpoint-00000002"]
+    assert newest_checkpoint(tmp_path)[2] == {"step": 3}
+    assert len(list(tmp_path.iterdir())) == 5
+
+
 @pytest.mark.parametrize("name", ["unet.safetensors", "ema.safetensors", "state.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_damaged_checkpoint_is_passed_over_by_name(tmp_path, capsys, name, damage):
