@@ -1,5 +1,6 @@
 """From captions to embeddings: whole tokenizers only, honest limits, and a clear way out when nothing can be loaded."""
 
+import json
 import time
 
 import pytest
