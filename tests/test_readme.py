@@ -34,7 +34,7 @@ MODULES = (
 SCRIPTS = {f"{module.__name__}.py": module for module in MODULES}
 OTHER_TOOLS = {"pip", "make", "hf", "source", "export", "tensorboard"}
 OTHER_FLAGS = {"--index-url", "--upgrade", "--config_file", "--num_processes", "--nproc_per_node", "--local-dir"}
-OTHER_FLAGS |= {"--logdir", "--mutate"}
+OTHER_FLAGS |= {"--logdir", "--mutate", "--shm-size"}
 FOLDER_FLAGS = {"--data_dir", "--check", "--video_dir", "--dataset_dir", "--videos"}
 CHECKPOINT = "./checkpoints/text2video_xxx/best_model.pth"
 

@@ -1,5 +1,6 @@
 """From captions to embeddings: whole tokenizers only, honest limits, and a clear way out when nothing can be loaded."""
 
+import json
 import time
 
 import pytest
@@ -10,7 +11,7 @@ from models.text_encoder import BUILTIN, builtin_text_encoder, load_tokenizer, t
 from tests.conftest import CAPTIONS
 from tests.tiny_models import tiny_clip
 from utils.cli import UserError
-from utils.hub import load_text_encoder
+from utils.hub import load_text_encoder, missing_text_files
 
 
 @pytest.fixture(scope="session")
@@ -120,3 +121,20 @@ def test_without_a_hub_the_error_comes_in_seconds_and_names_three_ways_out(monke
 def test_a_missing_folder_is_not_taken_for_a_hub_name():
     with pytest.raises(UserError, match="there is no folder ./weights/clip"):
         load_text_encoder("./weights/clip")
+
+
+def test_the_missing_files_of_a_model_are_named(tmp_path):
+    assert missing_text_files(tmp_path) == ["config.json", "model.safetensors", "tokenizer.json"]
+    (tmp_path / "config.json").touch()
+    (tmp_path / "vocab.json").touch()
+    assert missing_text_files(tmp_path) == ["model.safetensors", "merges.txt"]
+    (tmp_path / "merges.txt").touch()
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}))
+    (tmp_path / "model-1.safetensors").touch()
+    assert missing_text_files(tmp_path) == ["model-2.safetensors"]
+    index.write_text("{")
+    assert missing_text_files(tmp_path) == ["a whole model.safetensors.index.json"]
+    (tmp_path / "model.fp16.safetensors").touch()
+    index.unlink()
+    assert missing_text_files(tmp_path) == []

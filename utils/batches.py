@@ -17,7 +17,6 @@ from utils.readable import ReadableClips
 from utils.training import EndlessSampler, heed_only_the_trainer, how_to_continue, newest_step
 
 WORKER_TIMEOUT = 120  # s for one batch
-MOST_NAMED = 4  # clips in a message
 
 
 class BatchError(UserError):
@@ -77,8 +76,7 @@ class Batches:
     def _explained(self, error: RuntimeError | OSError, awaited: list[tuple[int, int]]) -> Exception:
         """The error of a loader that lacks a worker, or shared memory, in one line; any other error as it is."""
         text = " ".join(str(error).split())
-        names = [printable(Path(self.dataset.path(index)).name) for _, index in awaited]
-        clips = ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if names[MOST_NAMED:] else "")
+        clips = names([self.dataset.path(index) for _, index in awaited])
         remedy = "use --num_workers 0, or give more shared memory (/dev/shm; docker run --shm-size 8g)"
         if text.startswith("DataLoader timed out"):
             return BatchError(
@@ -95,6 +93,12 @@ class Batches:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EAGAIN, errno.EMFILE):
             return BatchError(f"--num_workers: workers cannot be started ({error.strerror}); {remedy}")
         return error
+
+
+def names(clips: list[Path | str]) -> str:
+    """The first clips by their names, for a message."""
+    first = ", ".join(printable(Path(clip).name) for clip in clips[:4])
+    return first + (f" and {len(clips) - 4} more" if len(clips) > 4 else "")
 
 
 @contextmanager

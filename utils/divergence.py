@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from utils.batches import MOST_NAMED, Batches
+from utils.batches import Batches, names
 from utils.cli import Diverged, printable
 from utils.training import any_process, how_to_continue
 
@@ -51,8 +51,7 @@ class NumberGuard:
 
     def _end(self, what: str) -> None:
         now = self.now
-        names = [printable(Path(path).name) for batch in self.batches.recent for path in batch["path"]]
-        clips = ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if names[MOST_NAMED:] else "")
+        clips = names([path for batch in self.batches.recent for path in batch["path"]])
         raise Diverged(
             f"step {now['step']}: loss {now['loss']:g}, gradient norm {now['grad_norm']:g}, learning rate "
             f"{now['learning_rate']:g}, clips {clips} (see {self._write()}): {what}. Mend the clips, or start a run "

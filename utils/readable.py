@@ -49,9 +49,8 @@ class ReadableClips:
             if failures:
                 self._report_in_main_process(failures)
             return {**sample, "unreadable": json.dumps(failures)}
-        raise DataError(
-            f"{'; '.join(list(failures.values())[:2])}; nor can {len(failures) - 1} others, look at the disk"
-        )
+        others = f"nor can the {len(failures) - 1} others that were tried"
+        raise DataError(f"{next(iter(failures.values()))}; {others}: look at the disk and its network")
 
     def _candidates(self, epoch: int, index: int) -> Iterator[int]:
         """The clip itself, and if that is of no use others in an order that follows from (seed, epoch, index)."""

@@ -42,6 +42,7 @@ ZERO = [
     "noise_aug_strength",
     "min_guidance",
     "max_guidance",
+    "max_bad_fraction",
     "evaluate_every",
 ]
 
