@@ -7,11 +7,11 @@ from tests.badinput.place import TRAIN, TRAIN_SVD, Place, run_script
 
 ENVIRONMENT = {
     "WANDB_API_KEY": "5ecre7" + "0a" * 17,
-    "HF_TOKEN": "hf_SecretSecretSecretSecret",
+    "HF_TOKEN": "hf_" + "Secret" * 6,
     "AWS_SECRET_ACCESS_KEY": "aws5ecre7aws5ecre7",
     "OPENAI_API_KEY": "sk-5ecre75ecre7",
 }
-TYPED = "hf_TypedTypedTypedTypedTyped"
+TYPED = "hf_" + "Typed" * 7  # real ones have 34 letters and digits
 
 
 def secrets_kept(place: Place) -> list[str]:
