@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -59,6 +60,7 @@ class Script:
 def _run(output: Path, patch: str | None, script: str, flags: list[str]) -> None:
     os.setsid()
     os.chdir(ROOT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
     multiprocessing.set_start_method(None, force=True)  # of the script's own processes: as Python has it
     # A terminal is the one of its session only for a process that can also read it, and a FIFO that can has a reader.
     mode = os.O_RDWR if output.is_char_device() else os.O_WRONLY
