@@ -55,13 +55,10 @@ class Place:
         self.folder, self.shared, self.out = folder, shared, folder / "out"
         folder.mkdir(parents=True)
 
-    def start(self, script: str, *flags, patch: str | None = None, **environment) -> subprocess.Popen:
-        """Start a script as a user does, or with library calls patched, see tests/faults/runner.py."""
-        command = [sys.executable, str(ROOT / f"{script}.py")]
-        if patch:
-            command = [sys.executable, "-m", "tests.faults.runner", patch, script]
-        return subprocess.Popen(
-            [*command, *map(str, flags)],
+    def run(self, script: str, *flags, timeout: float = 120, **environment) -> Ended:
+        """Run a script as a user does, in a process of its own; faster, and with library calls patched: forked.py."""
+        finished = subprocess.run(
+            [sys.executable, str(ROOT / f"{script}.py"), *map(str, flags)],
             cwd=ROOT,
             env=os.environ | {"OMP_NUM_THREADS": "1", **environment},
             stdin=subprocess.DEVNULL,
@@ -69,19 +66,6 @@ class Place:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            timeout=timeout,
         )
-
-    def run(self, script: str, *flags, patch: str | None = None, timeout: float = 120, **environment) -> Ended:
-        process = self.start(script, *flags, patch=patch, **environment)
-        said, _ = process.communicate(timeout=timeout)
-        return Ended(process.returncode, said)
-
-    def train(self, *flags, **how) -> Ended:
-        """Train the tiny preset on the shared data into self.out."""
-        return self.run(
-            "train_text2video", "--data_dir", self.shared.data, "--output_dir", self.out, *TRAIN, *flags, **how
-        )
-
-    def train_svd(self, *flags, **how) -> Ended:
-        argv = ("--pretrained_model_name", self.shared.svd, "--dataset_dir", self.shared.frames)
-        return self.run("train_svd", *argv, "--output_dir", self.out, *TRAIN_SVD, *flags, **how)
+        return Ended(finished.returncode, finished.stdout)
