@@ -29,6 +29,7 @@ SAMPLERS = {
 }
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 LOSS_WEIGHTINGS = ("none", "min_snr", "snr_plus_one")
+TIMESTEP_SAMPLINGS = ("uniform", "logit_normal")
 
 
 def cosine_betas(num_timesteps: int, noise_shift: float = 1.0) -> Tensor:
@@ -57,8 +58,11 @@ class TextToVideoDiffusion(nn.Module):
         teaching where the noise is high, and that is where the text decides (SNR + 1 is Salimans and Ho, sec. 4).
     zero_terminal_snr: the last timestep is pure noise (Lin et al. 2023, arXiv:2305.08891).
     text_dropout: share of captions replaced by the empty one in training, for classifier-free guidance.
-    Raises ValueError for an unknown prediction type or weighting, and for epsilon with a zero terminal SNR, where the
-    noise says nothing about the clip.
+    timestep_sampling: which timesteps training sees, "uniform" or "logit_normal": more of the middle, where it is
+        decided what a clip shows, and few of the ends (Esser et al. 2024, arXiv:2403.03206, sec. 3.1, with m=0).
+    logit_std: their s, the standard deviation of ln(t / (T - t)); the larger, the more of the ends.
+    Raises ValueError for an unknown prediction type, weighting or sampling, and for epsilon with a zero terminal SNR,
+    where the noise says nothing about the clip.
     """
 
     def __init__(
@@ -71,12 +75,18 @@ class TextToVideoDiffusion(nn.Module):
         noise_shift: float = 1.0,
         zero_terminal_snr: bool = False,
         text_dropout: float = 0.1,
+        timestep_sampling: str = "uniform",
+        logit_std: float = 1.0,
     ):
         super().__init__()
         if prediction_type not in PREDICTION_TYPES:
             raise ValueError(f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}, not {prediction_type!r}")
         if loss_weighting not in LOSS_WEIGHTINGS:
             raise ValueError(f"loss_weighting must be one of {', '.join(LOSS_WEIGHTINGS)}, not {loss_weighting!r}")
+        if timestep_sampling not in TIMESTEP_SAMPLINGS:
+            raise ValueError(
+                f"timestep_sampling must be one of {', '.join(TIMESTEP_SAMPLINGS)}, not {timestep_sampling!r}"
+            )
         if zero_terminal_snr and prediction_type == "epsilon":
             raise ValueError("zero_terminal_snr needs prediction_type v_prediction or sample")
         self.settings = {  # plain data that builds this object again, but for the U-Net
@@ -87,6 +97,8 @@ class TextToVideoDiffusion(nn.Module):
             "noise_shift": noise_shift,
             "zero_terminal_snr": zero_terminal_snr,
             "text_dropout": text_dropout,
+            "timestep_sampling": timestep_sampling,
+            "logit_std": logit_std,
         }
         self.unet = unet
         self.num_timesteps = num_timesteps
@@ -94,6 +106,8 @@ class TextToVideoDiffusion(nn.Module):
         self.loss_weighting = loss_weighting
         self.snr_gamma = snr_gamma
         self.text_dropout = text_dropout
+        self.timestep_sampling = timestep_sampling
+        self.logit_std = logit_std
         # Samplers get the clipped clean clip, see denoise(): every one then needs the same care at high noise, once.
         # By keyword: what diffusers is given by position it takes for a default, and other samplers would have 1000.
         self.scheduler = DDPMScheduler(
@@ -130,10 +144,12 @@ class TextToVideoDiffusion(nn.Module):
         return (self.loss_weights(timesteps) * errors).mean()
 
     def draw_timesteps(self, count: int, device: torch.device) -> Tensor:
-        """(count,) timesteps, each uniform over all, together spread evenly: the loss of a batch then varies less
-        (Kingma et al. 2021, arXiv:2107.00630, appendix I.1)."""
-        places = torch.rand((), device=device) + torch.arange(count, device=device) / count
-        return (places % 1 * self.num_timesteps).long().clamp(max=self.num_timesteps - 1)
+        """(count,) timesteps, each as timestep_sampling says, together spread evenly over its distribution: the loss of
+        a batch then varies less (Kingma et al. 2021, arXiv:2107.00630, appendix I.1)."""
+        places = (torch.rand((), device=device) + torch.arange(count, device=device) / count) % 1
+        if self.timestep_sampling == "logit_normal":
+            places = (self.logit_std * torch.special.ndtri(places)).sigmoid()
+        return (places * self.num_timesteps).long().clamp(max=self.num_timesteps - 1)
 
     def drop_text(self, captions: list[str]) -> list[str]:
         """The captions, each one replaced by "" with probability text_dropout while training."""

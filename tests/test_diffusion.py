@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers.training_utils import compute_density_for_timestep_sampling
 
 from models.diffusion import PREDICTION_TYPES, SAMPLERS, TextToVideoDiffusion, cosine_betas
 from models.unet3d import UNet3D
@@ -153,6 +154,21 @@ def test_micro_batches_add_up_to_the_gradient_of_the_batch(tiny_diffusion, clip,
         (tiny_diffusion(clip[one], text[one], noise=noise[one], timesteps=timesteps[one]) / 2).backward()
     for parameter, gradient in zip(tiny_diffusion.parameters(), whole, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("sampling, logit_std", [("uniform", 1.0), ("logit_normal", 1.0), ("logit_normal", 1.7)])
+def test_timesteps_are_drawn_as_diffusers_draws_them_and_spread_evenly_over_a_batch(sampling, logit_std):
+    diffusion = TextToVideoDiffusion(torch.nn.Identity(), timestep_sampling=sampling, logit_std=logit_std)
+    expected = (
+        compute_density_for_timestep_sampling(sampling, 40_000, logit_mean=0.0, logit_std=logit_std).sort().values
+    )
+    batches = torch.stack([diffusion.draw_timesteps(8, torch.device("cpu")) for _ in range(5000)])
+    assert batches.min() >= 0 and batches.max() < 1000
+    drawn = (batches.flatten().sort().values + 0.5) / 1000
+    assert (drawn - expected).abs().max() < 0.03  # all quantiles; those of the ends vary most
+    # Of the eighths of the distribution each batch meets every one, or one twice and its neighbour never.
+    eighths = torch.bucketize((batches + 0.5) / 1000, expected[5000::5000][:7].contiguous())
+    assert (torch.stack([(eighths == i).sum(dim=1) for i in range(8)]) <= 2).all()
 
 
 def test_text_is_dropped_in_training_at_its_rate_and_never_in_evaluation():

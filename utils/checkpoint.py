@@ -229,7 +229,13 @@ def check_room(run_dir: Path, keep: int, parameters: list[torch.nn.Parameter], e
 
 
 def restore_training_state(resumed: Resumed, optimizer, schedule, ema, scaler) -> None:
-    """The inverse of training_state."""
+    """The inverse of training_state. Raises UserError if another optimizer wrote it, or this one in an older version."""
+    stored, groups = resumed.state["optimizer_groups"], optimizer.param_groups
+    if [len(group["params"]) for group in stored] != [len(group["params"]) for group in groups]:
+        raise UserError(
+            "--resume: this checkpoint is of another version of the trainer, which shared the weights out among its "
+            "optimizers in another way; go on with that version, or start a new run with another --output_dir"
+        )
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments = {}
     for key, value in resumed.tensors["optimizer"].items():

@@ -99,6 +99,18 @@ def add_model_args(parser: argparse.ArgumentParser) -> None:
         default=2.0,
         help="multiplies the noise level of the cosine schedule; 1 is the paper's",
     )
+    group.add_argument(
+        "--timestep_sampling",
+        type=choice("uniform", "logit_normal"),
+        default="uniform",
+        help="timesteps in training: all alike, or more of the middle, where it is decided what a clip shows",
+    )
+    group.add_argument(
+        "--logit_std",
+        type=number(0, 100, above=True),
+        default=1.0,
+        help="of logit_normal: the larger, the more of the ends",
+    )
     group.add_argument("--zero_terminal_snr", action="store_true", help="make the last timestep pure noise")
     group.add_argument(
         "--text_dropout", type=number(0, 1), default=0.1, help="share of captions dropped for classifier-free guidance"
@@ -184,6 +196,8 @@ def make_diffusion(args: argparse.Namespace, unet):
         args.noise_shift,
         args.zero_terminal_snr,
         args.text_dropout,
+        args.timestep_sampling,
+        args.logit_std,
     )
 
 

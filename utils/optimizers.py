@@ -11,14 +11,20 @@ OPTIMIZERS = ("adamw", "muon")
 REST = 0.5
 # Of Newton and Schulz; torch takes 5. With 3 a step of the demo is a tenth cheaper and teaches as much.
 NS_STEPS = 3
+NS_COEFFICIENTS = (3.4445, -4.775, 2.0315)  # Jordan's
 
 
-class BatchedMuon(torch.optim.Muon):
-    """torch's Muon with momentum of Nesterov and the step size of AdamW, matrices of one shape at a time.
+class BatchedMuon(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024) with momentum of Nesterov and the step size of AdamW (Liu et al. 2025, eq. 4 of
+    arXiv:2502.16982), matrices of one shape at a time.
 
     A small U-Net has a hundred and more small matrices. One after the other they take a quarter of a training step on a
-    CPU, together less than a tenth. Parameters, state and result are torch's, rounding in bfloat16 apart.
+    CPU, together less than a tenth. State and result are those of torch.optim.Muon, rounding in bfloat16 apart. That
+    takes matrices alone; here a kernel (out, in, t, h, w) counts as the matrix (out, in*t*h*w), as in Jordan's own.
     """
+
+    def __init__(self, params: ParamsT, lr: float, weight_decay: float = 0.01, momentum: float = 0.95):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure=None) -> None:
@@ -37,37 +43,46 @@ class BatchedMuon(torch.optim.Muon):
             for matrix, update in zip(matrices, updates, strict=True):
                 same_shape.setdefault(tuple(matrix.shape), []).append((matrix, update))
             for shape, pairs in same_shape.items():
-                directions = orthogonalise(
-                    torch.stack([update for _, update in pairs]),
-                    group["ns_coefficients"],
-                    group["ns_steps"],
-                    group["eps"],
-                )
-                step_size = 0.2 * math.sqrt(max(shape)) * group["lr"]  # "match_rms_adamw"
-                torch._foreach_add_([matrix for matrix, _ in pairs], directions.unbind(), alpha=-step_size)
+                directions = orthogonalise(torch.stack([update.flatten(1) for _, update in pairs]))
+                step_size = 0.2 * math.sqrt(max(directions.shape[1:])) * group["lr"]
+                directions = directions.reshape(-1, *shape).unbind()
+                torch._foreach_add_([matrix for matrix, _ in pairs], directions, alpha=-step_size)
 
 
-def orthogonalise(matrices: Tensor, coefficients: tuple[float, float, float], num_steps: int, eps: float) -> Tensor:
+def orthogonalise(matrices: Tensor, num_steps: int = NS_STEPS) -> Tensor:
     """Each of (N, rows, columns) with its singular values moved near to 1, by Newton and Schulz's iteration (Jordan et
-    al. 2024), in bfloat16 as torch's Muon does; returned in float32."""
-    a, b, c = coefficients
+    al. 2024), x <- (a + b x x' + c (x x')^2) x, in bfloat16 as torch's Muon does; returned in float32.
+
+    All that multiplies x are polynomials of x x': for a long matrix it is cheaper to follow that small square alone, in
+    float32 since its small eigenvalues are squares, and to touch x once.
+    """
+    a, b, c = NS_COEFFICIENTS
     x = matrices.bfloat16()
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
-    for _ in range(num_steps):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    if x.shape[2] >= 3 * x.shape[1]:
+        gram = x.float() @ x.float().mT
+        eye, total = torch.eye(x.shape[1], device=x.device), None
+        for step in range(num_steps):
+            factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) + a * eye
+            total = factor if total is None else factor @ total
+            if step < num_steps - 1:
+                gram = factor @ gram @ factor
+        x = total.bfloat16() @ x
+    else:
+        for _ in range(num_steps):
+            gram = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).float()
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """torch's Muon (Jordan et al. 2024; scaled to the step size of AdamW, Liu et al. 2025, arXiv:2502.16982, eq. 4) for
-    weight matrices, and its AdamW for all that is no matrix, as one optimizer.
+    """Muon for weight matrices and kernels of convolutions, and AdamW for all else, as one optimizer.
 
     The update of a matrix has all its singular values equal, so that rare directions, such as the one word that says
-    where to go, are learnt as fast as common ones. matrices: parameters with two dimensions; rest: any parameters, with
-    their learning rate halved. lr, betas (of AdamW) and weight_decay are as in AdamW; momentum is Muon's.
+    where to go, are learnt as fast as common ones. matrices: parameters with two dimensions or more; rest: any others,
+    with their learning rate halved. lr, betas (of AdamW) and weight_decay are as in AdamW; momentum is Muon's.
     """
 
     def __init__(
@@ -79,7 +94,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         weight_decay: float = 0.01,
         momentum: float = 0.95,
     ):
-        self.muon = BatchedMuon(matrices, lr, weight_decay=weight_decay, momentum=momentum, ns_steps=NS_STEPS)
+        self.muon = BatchedMuon(matrices, lr, weight_decay, momentum)
         self.adamw = torch.optim.AdamW(rest, REST * lr, betas, weight_decay=weight_decay, fused=True)
         super().__init__([*self.muon.param_groups, *self.adamw.param_groups], {})
         self._share()
@@ -107,16 +122,24 @@ class MuonWithAdamW(torch.optim.Optimizer):
 def make_optimizer(
     name: str, model: nn.Module, learning_rate: float, betas: tuple[float, float], weight_decay: float
 ) -> torch.optim.Optimizer:
-    """The optimizer of that name for all parameters of `model` that learn; embedding tables count as no matrices."""
+    """The optimizer of that name for all parameters of `model` that learn.
+
+    Muon is for what lies inside; embeddings, and the convolutions from pixels and to pixels (conv_in and conv_out), are
+    left to AdamW, as Jordan advises.
+    """
     learning = {parameter for parameter in model.parameters() if parameter.requires_grad}
     if name == "adamw":
         parameters = [parameter for parameter in model.parameters() if parameter in learning]
         return torch.optim.AdamW(parameters, learning_rate, betas, weight_decay=weight_decay, fused=True)
     if name != "muon":
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {name!r}")
-    tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
+    ends = {
+        module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) or name.split(".")[-1] in ("conv_in", "conv_out")
+    }
     ordered = [parameter for parameter in model.parameters() if parameter in learning]
-    matrices = [parameter for parameter in ordered if parameter.dim() == 2 and parameter not in tables]
+    matrices = [parameter for parameter in ordered if parameter.dim() >= 2 and parameter not in ends]
     chosen = set(matrices)
     rest = [parameter for parameter in ordered if parameter not in chosen]
     return MuonWithAdamW(matrices, rest, learning_rate, betas, weight_decay)
