@@ -229,7 +229,7 @@ def check_room(run_dir: Path, keep: int, parameters: list[torch.nn.Parameter], e
 
 
 def restore_training_state(resumed: Resumed, optimizer, schedule, ema, scaler) -> None:
-    """The inverse of training_state. Raises UserError if another optimizer wrote it, or this one in an older version."""
+    """The inverse of training_state. Raises UserError if the optimizer that wrote it is not this one."""
     stored, groups = resumed.state["optimizer_groups"], optimizer.param_groups
     if [len(group["params"]) for group in stored] != [len(group["params"]) for group in groups]:
         raise UserError(
