@@ -59,7 +59,7 @@ PRESETS = {
         "timestep_sampling": "logit_normal",
         "logit_std": 1.2,
         "text_dropout": 0.02,
-        "max_train_steps": 1800,
+        "max_train_steps": 2000,
         "optimizer": "muon",
         "learning_rate": 2e-3,
         "lr_scheduler": "warmup_stable_decay",

@@ -54,11 +54,19 @@ def main(args: argparse.Namespace) -> None:
     path = RESULTS / "time_to_prompt.json"
     curves = json.loads(path.read_text(encoding="utf-8"))["curves"] if path.exists() else {}
     name = "video-diffusion-pytorch 0.7.0" if args.peer else "ours, demo preset"
-    curves[name] = {"command": " ".join(["python -m benchmarks.time_to_prompt", *sys.argv[1:]]), "points": points}
+    curves[name] = {"command": command(args), "points": points}
     curves[name] |= {"data_seed": args.data_seed, "hardware": hardware()}
     plot(curves, write_result("time_to_prompt", {"curves": curves}).with_suffix(".png"))
     for point in points:
         print(json.dumps(point))
+
+
+def command(args: argparse.Namespace) -> str:
+    """What to type for the same curve, but for where its files lie."""
+    flags = ["--minutes", *(f"{minutes:g}" for minutes in args.minutes), "--num_prompts", args.num_prompts]
+    flags += ["--data_seed", args.data_seed]
+    flags += ["--peer", "--num_inference_steps", args.num_inference_steps] if args.peer else []
+    return " ".join(map(str, ["python -m benchmarks.time_to_prompt", *flags]))
 
 
 def our_curve(args: argparse.Namespace, work: Path) -> list[dict]:
