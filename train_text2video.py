@@ -65,7 +65,7 @@ PRESETS = {
         "lr_scheduler": "warmup_stable_decay",
         "lr_warmup_steps": 20,
         "ema_decay": 0.995,
-        "guidance_scale": 4.0,
+        "guidance_scale": 2.0,
         "num_workers": 0,
         "sample_every": 1000,
     },

@@ -67,7 +67,7 @@ FACTORS = {
 }
 # Of the base's models: other ways to sample, without training. Variant -> settings of CaptionedDiffusion.sample.
 SAMPLING = {
-    **{f"guidance {scale:g}": {"guidance_scale": scale} for scale in (1.0, 2.0, 6.0)},
+    **{f"guidance {scale:g}": {"guidance_scale": scale} for scale in (1.0, 3.0, 4.0)},
     "DPM-Solver++ without fresh noise": {"sampler": "dpmpp"},
     "DDIM": {"sampler": "ddim"},
 }
