@@ -71,7 +71,7 @@ def test_together_they_do_what_torchs_muon_and_adamw_do_apart():
             view.grad = matrix.grad.flatten(1)
         muon.step(), adamw.step()
     for (name, mine), theirs in zip(ours.named_parameters(), apart.parameters(), strict=True):
-        assert torch.allclose(mine, theirs, atol=4e-3), name  # of the 0.25 that five steps move a weight at most
+        assert torch.allclose(mine, theirs, atol=2e-3) if is_matrix(name) else torch.equal(mine, theirs), name
 
 
 @pytest.mark.parametrize("shapes", [[(6, 5)], [(5, 6), (6, 5), (5, 6), (32, 8)], [(4, 3, 1, 3, 3), (4, 3, 3, 1, 1)]])
