@@ -87,7 +87,7 @@ PRESETS = {
 
 # See FREE_ON_RESUME.
 FREE = FREE_ON_RESUME | {"preset", "num_epochs", "cache_mb", "validation_prompts", "data_dir"}
-FREE |= {"evaluate_every", "evaluate_prompts"}
+FREE |= {"evaluate_every", "evaluate_prompts", "text_cache_mb"}
 
 REMEDIES = (
     "a smaller --batch_size (with --gradient_accumulation_steps for the same effect), --gradient_checkpointing, "
@@ -223,6 +223,9 @@ def main(args: argparse.Namespace) -> None:
         unet.enable_gradient_checkpointing()
     if args.compile:
         unet.compile()
+    if not text_encoder.trainable:
+        texts = ["", *train_set.captions(mirrored=args.augment), *val_set.captions(), *(args.validation_prompts or [])]
+        read_captions_once(accelerator, text_encoder, texts, args.text_cache_mb)
     modules = {"unet": unet} | ({"text_encoder": text_encoder} if text_encoder.trainable else {})
     if resumed:
         for name, module in modules.items():
@@ -359,6 +362,18 @@ def main(args: argparse.Namespace) -> None:
     signals.leave()
     if main_process:
         print(f"done: {run_dir / 'best_model.pth'} (validation loss {best_val_loss:.4f}), {run_dir / 'loss.png'}")
+
+
+def read_captions_once(accelerator, text_encoder, texts: list[str], limit_mb: int) -> None:
+    """Let a frozen text encoder compute its embeddings now, in training's precision, unless they take too much memory."""
+    needed = -(-text_encoder.memory(texts) // 2**20)
+    if needed > limit_mb:
+        accelerator.print(
+            f"the embeddings of the captions take {needed} MB, --text_cache_mb allows {limit_mb}: computed in every step"
+        )
+        return
+    with accelerator.autocast():
+        text_encoder.remember(texts, accelerator.device, progress=accelerator.is_main_process)
 
 
 def validation_loss(model, val_set, batch_size: int, seed: int, max_clips: int = 64, rounds: int = 4) -> float:

@@ -10,6 +10,8 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 from tokenizers.trainers import WordLevelTrainer
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 BUILTIN = "builtin"
@@ -39,6 +41,8 @@ class TextEncoder(nn.Module):
         # CLIP was trained with padding in sight; everything else must not see it.
         self.masks_padding = name == BUILTIN or model.config.model_type not in ("clip", "clip_text_model")
         check_tokenizer(tokenizer, model.config.vocab_size, name)
+        self.known: dict[str, Tensor] = {}
+        self.device: torch.device | None = None  # of the embeddings, once the model has left it
         if not trainable:
             self.model.requires_grad_(False)
         self.train(self.training)
@@ -54,6 +58,17 @@ class TextEncoder(nn.Module):
 
     def forward(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Token embeddings (B, L, D) and their mask (B, L), True for tokens that count. L is at most max_length."""
+        if self.device is None:
+            return self.compute(texts)
+        self.learn(texts)
+        found = [self.known[text] for text in texts]
+        embeddings = pad_sequence(found, batch_first=True)
+        lengths = torch.tensor([len(tokens) for tokens in found])
+        mask = torch.arange(embeddings.shape[1]) < lengths[:, None]
+        return embeddings.to(self.device, non_blocking=True), mask.to(self.device, non_blocking=True)
+
+    def compute(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """What forward returns, by the model."""
         tokens = self.tokenizer(
             list(texts),
             padding="longest" if self.masks_padding else "max_length",
@@ -67,6 +82,39 @@ class TextEncoder(nn.Module):
             embeddings = self.model(input_ids=tokens.input_ids, attention_mask=attention_mask).last_hidden_state
         mask = tokens.attention_mask.bool() if self.masks_padding else torch.ones_like(tokens.attention_mask).bool()
         return embeddings, mask
+
+    def remember(self, texts: list[str], device: torch.device | str, progress: bool = False) -> None:
+        """Compute the embeddings of these texts on the device, once, and keep them in memory; then the model leaves.
+
+        From here on forward looks them up and brings them to the device; a new text is computed on the CPU when it
+        comes. The model is no submodule any more: nothing moves it, wraps it or spreads it over processes. progress:
+        show a bar.
+        Raises ValueError for a model that learns, whose embeddings change.
+        """
+        if self.trainable:
+            raise ValueError("the embeddings of a text encoder that learns cannot be kept")
+        self.model.to(device)
+        self.learn(texts, progress=progress)
+        model = self.model.to("cpu")
+        del self.model
+        self.__dict__["model"] = model
+        self.device = torch.device(device)
+
+    def learn(self, texts: list[str], batch_size: int = 32, progress: bool = False) -> None:
+        """Compute what is not known yet; all of the tokens that count are kept, (L, D) each, on the CPU."""
+        new = [text for text in dict.fromkeys(texts) if text not in self.known]
+        starts = range(0, len(new), batch_size)
+        for start in tqdm(starts, desc="reading captions", unit="batch", disable=None if progress and new else True):
+            batch = new[start : start + batch_size]
+            embeddings, mask = self.compute(batch)
+            for text, tokens, counts in zip(batch, embeddings.cpu(), mask.cpu(), strict=True):
+                self.known[text] = tokens[counts].clone()
+
+    def memory(self, texts: list[str]) -> int:
+        """Bytes that their embeddings take, at most."""
+        padded = not self.masks_padding
+        tokens = self.tokenizer(list(dict.fromkeys(texts)), truncation=True, max_length=self.max_length).input_ids
+        return sum(self.max_length if padded else len(ids) for ids in tokens) * self.dim * 4
 
     def encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """The same as forward, under the name users look for."""

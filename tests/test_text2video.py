@@ -242,6 +242,17 @@ def test_the_guides_network_and_a_frozen_clip_train_on_pixels(data, tmp_path, cl
     assert len(list((tmp_path / "out").glob("*.mp4"))) == 1
 
 
+def test_a_frozen_encoder_read_once_trains_as_one_read_in_every_step(data, tmp_path, clip_folder, capsys):  # noqa: F811
+    flags = ["--text_encoder", str(clip_folder), "--mixed_precision", "no", "--max_train_steps", "4"]
+    train(data, tmp_path / "once", *flags)
+    assert "--text_cache_mb" not in capsys.readouterr().out
+    train(data, tmp_path / "always", *flags, "--text_cache_mb", "0")
+    assert "--text_cache_mb allows 0: computed in every step" in capsys.readouterr().out
+    np.testing.assert_allclose(losses(tmp_path / "once"), losses(tmp_path / "always"), rtol=1e-5)
+    once, always = (load_model(tmp_path / name) for name in ("once", "always"))
+    assert once["val_loss"] == pytest.approx(always["val_loss"], rel=1e-5)
+
+
 def test_a_larger_resolution_starts_from_the_weights_of_a_smaller_one(run_dir, data, tmp_path):
     flags = ["--init_from", str(run_dir), "--frame_size", "32", "--num_frames", "6", "--max_train_steps", "1"]
     train(data, tmp_path / "run", *flags, "--learning_rate", "1e-12")
@@ -390,8 +401,10 @@ def test_fsdp_trains_as_two_whole_copies_do_and_resumes(data, tmp_path):
         "from accelerate.utils import DistributedType\n"
         "init = PartialState.__init__\n"
         "def as_on_gpus(self, *args, **kwargs):\n"
+        "    first = not PartialState._shared_state\n"
         "    init(self, *args, **kwargs)\n"
-        "    self.distributed_type = DistributedType.MULTI_GPU\n"
+        "    if first:  # later ones share the state, in which it has become FSDP\n"
+        "        self.distributed_type = DistributedType.MULTI_GPU\n"
         "PartialState.__init__ = as_on_gpus\n"
         "import train_text2video\n"
         "from utils import checkpoint\n"

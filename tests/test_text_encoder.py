@@ -54,6 +54,34 @@ def test_builtin_encoder_learns_and_the_frozen_one_does_not(text_encoder, clip_f
     assert not load_text_encoder(str(clip_folder)).encode(CAPTIONS)[0].requires_grad
 
 
+def test_what_is_remembered_is_what_the_model_says(clip_folder, tmp_path):
+    tokenizer = train_tokenizer(CAPTIONS)
+    tokenizer.save_pretrained(tmp_path)
+    config = T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    T5EncoderModel(config).save_pretrained(tmp_path)
+    texts = [CAPTIONS[0], "", CAPTIONS[1], CAPTIONS[0]]
+    for folder in (clip_folder, tmp_path):
+        encoder = load_text_encoder(str(folder), max_length=None if folder is clip_folder else 20)
+        expected, expected_mask = encoder.encode([*texts, "the green triangle, unheard of"])
+        room = encoder.memory(texts)
+        encoder.remember(texts, "cpu")
+        assert sum(tokens.nbytes for tokens in encoder.known.values()) == room
+        assert not list(encoder.parameters()) and not encoder.state_dict()  # nothing that a device would have to hold
+        calls = []
+        encoder.model.register_forward_hook(lambda *call: calls.append(call))
+        found, mask = encoder.train().encode(texts)
+        assert not calls and not found.requires_grad
+        again, again_mask = encoder.encode([*texts, "the green triangle, unheard of"])
+        assert len(calls) == 1 and torch.equal(again_mask, expected_mask)
+        torch.testing.assert_close(again[again_mask], expected[expected_mask], rtol=0, atol=1e-6)
+        torch.testing.assert_close(found[mask], expected[:4][expected_mask[:4]], rtol=0, atol=1e-6)
+
+
+def test_what_a_learning_encoder_says_is_not_kept(text_encoder):
+    with pytest.raises(ValueError, match="learns"):
+        text_encoder.remember(CAPTIONS, "cpu")
+
+
 def test_words_that_no_caption_had_are_named(text_encoder):
     assert text_encoder.unknown_words("a purple circle moving sideways") == ["purple", "sideways"]
     assert text_encoder.unknown_words("A RED circle, moving right") == [","]

@@ -22,6 +22,12 @@ def add_model_args(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max_text_tokens", type=integer(4, 4096), default=None, help="cut prompts here; default: the model's limit"
     )
+    group.add_argument(
+        "--text_cache_mb",
+        type=integer(0, 10**7),
+        default=4096,
+        help="a frozen encoder reads each caption once if what it says fits into this memory, and leaves the device",
+    )
 
     group = parser.add_argument_group("network")
     group.add_argument("--model_channels", type=integer(8), default=128, help="channels of the first level")

@@ -25,6 +25,7 @@ ZERO = [
     "num_workers",
     "seed",
     "cache_mb",
+    "text_cache_mb",
     "val_fraction",
     "lr_warmup_steps",
     "adam_beta1",
