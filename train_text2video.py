@@ -365,11 +365,11 @@ def main(args: argparse.Namespace) -> None:
 
 
 def read_captions_once(accelerator, text_encoder, texts: list[str], limit_mb: int) -> None:
-    """Let a frozen text encoder compute its embeddings now, in training's precision, unless they take too much memory."""
+    """Let a frozen text encoder read all captions now, in the precision of training, if there is memory for it."""
     needed = -(-text_encoder.memory(texts) // 2**20)
     if needed > limit_mb:
         accelerator.print(
-            f"the embeddings of the captions take {needed} MB, --text_cache_mb allows {limit_mb}: computed in every step"
+            f"the captions' embeddings take {needed} MB, --text_cache_mb allows {limit_mb}: computed in every step"
         )
         return
     with accelerator.autocast():

@@ -76,7 +76,7 @@ SAMPLING = {
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
     parser.add_argument("--data_dir", type=Path, default=Path("demo_video_data"), help="written by video_dataset.py")
-    parser.add_argument("--steps", type=integer(1), default=600, help="of the base; others get the same time")
+    parser.add_argument("--steps", type=integer(1), default=420, help="of the base; others get the same time")
     parser.add_argument("--seeds", type=integer(1, 100), default=2, help="runs of each variant")
     parser.add_argument("--jobs", type=integer(1, 64), default=1, help="runs at a time, each on a core of its own")
     parser.add_argument("--num_prompts", type=integer(1, 192), default=32, help="per group: seen and held out")

@@ -77,6 +77,21 @@ class TrainingStep:
             self.ema.step(self.parameters)
 
 
+def matmul_peak(device: str, precision: str, size: int | None = None) -> float:
+    """FLOP/s of a product of two square matrices, in "fp32" or "bf16": what the hardware gives at its best."""
+    size = size or (8192 if device == "cuda" else 1536)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        a @ b
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
 def cost_ratio(step, reference, repeats: int = 9) -> float:
     """How many times the processor seconds of `reference` one call of `step` takes: the median of alternating pairs.
 

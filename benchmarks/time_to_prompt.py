@@ -23,7 +23,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from unittest.mock import MagicMock
 
 from utils.cli import Parser, UserError, integer, number, run
 
@@ -121,6 +120,7 @@ def peer_curve(args: argparse.Namespace, work: Path) -> list[dict]:
 
     import torch
 
+    from benchmarks.peers import import_peer
     from utils.batches import Batches
     from utils.evaluation import benchmark
     from utils.judge import judge, wanted
@@ -129,13 +129,7 @@ def peer_curve(args: argparse.Namespace, work: Path) -> list[dict]:
     from utils.video_io import to_uint8
     from video_dataset import TextVideoDataset
 
-    for name in ("torchvision", "torchvision.transforms", "torchvision.utils"):  # its Trainer's, which is not used here
-        sys.modules.setdefault(name, MagicMock())
-    try:
-        from video_diffusion_pytorch import GaussianDiffusion, Unet3D
-    except ImportError as error:
-        raise UserError(f"--peer: needs what benchmarks/requirements.txt says ({error})") from None
-
+    peer = import_peer()
     dataset = TextVideoDataset(work / "data", 8, 32, augment=False, target_fps=4.0, split="train")
     words = sorted({word for caption in dataset.captions() for word in caption.split()})
 
@@ -144,8 +138,8 @@ def peer_curve(args: argparse.Namespace, work: Path) -> list[dict]:
 
         def __init__(self):
             super().__init__()
-            unet = Unet3D(dim=32, cond_dim=64)
-            self.diffusion = GaussianDiffusion(unet, image_size=32, num_frames=8)
+            unet = peer.Unet3D(dim=32, cond_dim=64)
+            self.diffusion = peer.GaussianDiffusion(unet, image_size=32, num_frames=8)
             self.table = torch.nn.EmbeddingBag(len(words) + 1, 64)
 
         def embed(self, captions: list[str]) -> torch.Tensor:

@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import torch
 
 import train_text2video
-from benchmarks import ablation, measure, time_to_prompt
+from benchmarks import ablation, measure, peers, sampling, scaling, time_to_prompt, train_step
+from video_dataset import write_demo_dataset
 
 
 def run(factor, variant, seed, right, samplings=("",)) -> dict:
@@ -77,3 +79,100 @@ def test_a_timed_step_does_what_training_does(tmp_path):
     step()
     assert any(not old.equal(new) for old, new in zip(before, step.parameters, strict=True))
     assert all(parameter.grad is None for parameter in step.parameters)
+
+
+@pytest.mark.parametrize("name", [peers.OURS, peers.PEER_DIFFUSERS])
+def test_networks_of_equal_size_take_steps_that_are_counted(name):
+    for parameters in (20_000_000, 8_000_000):
+        network = peers.make_network(name, parameters)
+        assert sum(parameter.numel() for parameter in network.parameters()) == pytest.approx(parameters, rel=0.05)
+    step = peers.NetworkStep(network, (1, 2, 16, 16), "fp32", "cpu")
+    before = step.loss(network).item()
+    for _ in range(3):
+        step()
+    assert step.loss(network).item() < before
+    assert peers.NetworkStep(network, (2, 2, 16, 16), "fp32", "cpu").flops() == pytest.approx(
+        2 * step.flops(), rel=0.05
+    )
+
+
+def test_fused_attention_on_a_cpu_is_counted_as_its_two_products_are():
+    q = torch.randn(2, 3, 16, 8, requires_grad=True)
+
+    def flops(attend) -> int:
+        with peers.FlopCounterMode(display=False, custom_mapping=peers.CPU_ATTENTION) as counter:
+            attend().sum().backward()
+        return counter.get_total_flops()
+
+    fused = flops(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q))
+    forward = 2 * (2 * 3) * 16 * 16 * 8 * 2
+    assert fused == pytest.approx(3.5 * forward)  # backward computes the scores again: five products to forward's two
+
+
+def test_memory_of_a_step_is_that_of_a_process_of_its_own():
+    found = peers.step_alone(peers.OURS, 8_000_000, (1, 2, 16, 16), "bf16", "cpu", 1)
+    assert found["seconds"] > 0
+    assert 16 * 7_600_000 < found["peak_bytes"] < 2**30  # weights, gradients and two moments at least
+
+
+def test_train_step_compares_ours_with_each_peer(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    monkeypatch.setattr(peers, "NAMES", (peers.OURS, peers.PEER_DIFFUSERS))  # the other one may not be installed
+    monkeypatch.setattr(peers, "step_alone", lambda name, *rest: {"peak_bytes": 3 if name == peers.OURS else 4})
+    monkeypatch.setattr(train_step, "CASES", {(2, 16, 16): (1, 1)})
+    train_step.main(train_step.parse_args(["--repeats", "1", "--parameters", "3000000"]))
+    stored = json.loads((tmp_path / "train_step.json").read_text())
+    for row in stored["rows"]:
+        ours, peer = row["networks"][peers.OURS], row["networks"][peers.PEER_DIFFUSERS]
+        assert ours["ours_is_faster"] == ours["ours_takes_memory"] == 1
+        assert peer["ours_is_faster"] == pytest.approx(peer["seconds"] / ours["seconds"], rel=0.01)
+        assert peer["clips_per_second"] == pytest.approx(1 / peer["seconds"], rel=0.01)
+        assert peer["ours_takes_memory"] == 0.75
+        flops = peer["utilisation"] * row["matmul_peak"]
+        assert flops * peer["seconds"] == pytest.approx(1e9 * peer["gflops_per_clip"], rel=0.1)
+    assert [row["precision"] for row in stored["rows"]] == ["fp32", "bf16"]
+    assert 0 < sum(stored["profile"].values()) <= 1.001
+    assert "ours is faster" in capsys.readouterr().out and (tmp_path / "train_step.png").stat().st_size > 5000
+
+
+def test_scaling_fits_the_exponents_of_its_curves(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    monkeypatch.setattr(peers, "step_alone", lambda name, parameters, clips, *rest: grown(name, clips))
+    monkeypatch.setattr(scaling, "predict", lambda size: {"total": 2**30})
+
+    def grown(name, clips):
+        batch, frames, size, _ = clips
+        if name != peers.OURS and frames == 64:
+            raise RuntimeError("out of memory")
+        return {"seconds": batch * frames**1.5 * size**2, "peak_bytes": 1000 + batch * size}
+
+    scaling.main(scaling.parse_args([]))
+    stored = json.loads((tmp_path / "scaling.json").read_text())
+    ours = stored["exponents"][peers.OURS]
+    assert (ours["frames"]["seconds"], ours["size"]["seconds"], ours["batch"]["seconds"]) == (1.5, 2, 1)
+    assert [point["n"] for point in stored["curves"][peers.PEER_2022]["frames"]] == [8, 16, 32]
+    assert "ends at frames 64" in capsys.readouterr().out and (tmp_path / "scaling.png").stat().st_size > 5000
+
+
+def test_memory_of_a_step_is_predicted_from_what_autograd_keeps():
+    small, large = (scaling.predict((1, 16, size, size)) for size in (32, 64))
+    assert small["total"] == sum(small.values()) - small["total"]
+    assert small["optimizer"] == 2 * small["weights"] and large["weights"] == small["weights"]
+    assert 3.9 < large["activations"] / small["activations"] < 4.6  # by the pixel, and attention by its square
+
+
+def test_sampling_weighs_time_against_accuracy(tmp_path, monkeypatch, capsys):
+    write_demo_dataset(tmp_path / "data", num_clips=12, num_frames=4, frame_size=16)
+    flags = ["--data_dir", tmp_path / "data", "--output_dir", tmp_path / "run", "--preset", "tiny", "--no_wandb"]
+    train_text2video.main(train_text2video.parse_args([*map(str, flags), "--max_train_steps", "1"]))
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    monkeypatch.setattr(sampling, "STEPS", (2, 25))
+    monkeypatch.setattr(sampling, "SAMPLERS", ("dpmpp_sde",))
+    monkeypatch.setattr(sampling, "REFERENCE", ("ddpm", 40))
+    sampling.main(sampling.parse_args(["--checkpoint", str(tmp_path / "run"), "--num_prompts", "2", "--repeats", "1"]))
+    stored = json.loads((tmp_path / "sampling.json").read_text())
+    rows = {(row["sampler"], row["steps"]): row for row in stored["rows"]}
+    assert rows["ddpm", 40]["relative_time"] == 40 and rows["dpmpp_sde", 25]["relative_time"] > 5
+    assert stored["goal"]["time"] == rows["dpmpp_sde", 25]["relative_time"] / 40 and not stored["goal"]["met"]
+    assert all(row["groups"]["held out"]["all"]["of"] == 2 for row in stored["rows"])
+    assert "| ddpm | 40 |" in capsys.readouterr().out and (tmp_path / "sampling.png").stat().st_size > 5000

@@ -68,7 +68,7 @@ def test_what_is_remembered_is_what_the_model_says(clip_folder, tmp_path):
         assert sum(tokens.nbytes for tokens in encoder.known.values()) == room
         assert not list(encoder.parameters()) and not encoder.state_dict()  # nothing that a device would have to hold
         calls = []
-        encoder.model.register_forward_hook(lambda *call: calls.append(call))
+        encoder.model.register_forward_hook(lambda *call, calls=calls: calls.append(call))
         found, mask = encoder.train().encode(texts)
         assert not calls and not found.requires_grad
         again, again_mask = encoder.encode([*texts, "the green triangle, unheard of"])
