@@ -200,15 +200,24 @@ def load_model(args: argparse.Namespace, device) -> tuple:
     if args.lora is not None:
         tensors, about = load_trained(args.lora, "--lora")
         pipeline.unet = apply_trained(pipeline.unet, tensors, about)
+    place(pipeline, dtype, args.offload, device)
+    return pipeline, about
+
+
+def place(pipeline, dtype, offload: str, device) -> None:
+    """The pipeline in dtype and on the device, or with offload (see --offload) there as far as it is at work; with the
+    exact shortcut for attention to the image, which is a single token."""
+    from models.svd_memory import use_one_token_attention
+
+    use_one_token_attention(pipeline.unet)
     if pipeline.unet.dtype != dtype:
         pipeline.to(dtype)
-    if args.offload == "model":
+    if offload == "model":
         pipeline.enable_model_cpu_offload(device=device)
-    elif args.offload == "sequential":
+    elif offload == "sequential":
         pipeline.enable_sequential_cpu_offload(device=device)
     else:
         pipeline.to(device)
-    return pipeline, about
 
 
 def sampling_settings(args: argparse.Namespace, pipeline, about: dict) -> dict:

@@ -118,18 +118,21 @@ def activation_bytes(
     batch_size: int = 1,
     checkpointing: str = "full",
     one_token: bool = True,
+    frozen_dtype: torch.dtype = torch.bfloat16,
     config: dict = IMG2VID_XT,
 ) -> dict[str, int]:
     """Bytes that the forward pass keeps for the backward pass, "level 0" (the widest) and so on, and "recomputed".
 
     Counted, not derived: a forward pass on the meta device tells which distinct storages autograd saves besides the
     weights. "recomputed" is the largest checkpointed block, whose activations exist while it is passed backwards. The
-    low-rank features of "lora" are left out. Raises ValueError for an unknown scope or checkpointing.
+    low-rank features of "lora" are left out. Of frozen weights in float32 autocast makes bfloat16 copies, which count
+    here: unlike those of trained weights they are made anew for every layer. Raises ValueError for an unknown scope or
+    checkpointing.
     """
     if checkpointing not in CHECKPOINTING:
         raise ValueError(f"checkpointing must be one of {', '.join(CHECKPOINTING)}, not {checkpointing!r}")
     unet = meta_unet(config)
-    set_trainable(unet, scope, torch.bfloat16)
+    set_trainable(unet, scope, frozen_dtype)
     if scope == "lora":
         for name in lora_target_modules(unet):
             unet.get_submodule(name).weight.requires_grad_()
