@@ -13,6 +13,7 @@ import io
 import json
 import math
 import os
+import random
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -104,6 +105,7 @@ class TextVideoDataset(ReadableClips):
         self.caption_encoding = "utf-8-sig" if caption_encoding.lower() in ("utf-8", "utf8") else caption_encoding
         self.cache_bytes, self.cached_bytes, self.cache = cache_bytes, 0, {}
         self.rng = np.random.default_rng(seed)
+        self.coin = random.Random(seed)  # of _frames: it must not draw from what decides the samples
         self._check_arguments(val_fraction, max_samples)
 
         self.items, self.report = usable_clips(  # [(VideoInfo, caption)], what was skipped
@@ -165,7 +167,7 @@ class TextVideoDataset(ReadableClips):
         """
         import cv2
 
-        from utils.video_io import read_frames, resize_frames
+        from utils.video_io import iter_frames, resize_frames
 
         if index in self.cache:
             return self.cache[index][window]
@@ -175,14 +177,19 @@ class TextVideoDataset(ReadableClips):
             scale = max(height / info.height, width / info.width)
             height, width, mode = round(info.height * scale), round(info.width * scale), "stretch"
         size = info.frames * height * width * 3
+        # To decode a long clip takes as long as many windows of it. If each clip that fits were kept at its first
+        # window, the first pass would stall training; so a window that is 1/n of its clip keeps it once in n times.
         keep = (
-            size <= self.cache_bytes - self.cached_bytes and info.frames * info.height * info.width * 3 <= DECODE_BYTES
+            size <= self.cache_bytes - self.cached_bytes
+            and info.frames * info.height * info.width * 3 <= DECODE_BYTES
+            and self.coin.random() * info.frames < np.ptp(window) + 1
         )
         wanted, position = (np.arange(info.frames), window) if keep else np.unique(window, return_inverse=True)
         try:
-            frames = resize_frames(read_frames(info, wanted), height, width, mode)
+            frames = [resize_frames(frame[None], height, width, mode)[0] for frame in iter_frames(info, wanted)]
         except (ValueError, OSError, cv2.error) as error:
             raise UnreadableClip(f"{printable(info.path)}: {error}; it was readable when training began") from error
+        frames = np.stack(frames)
         if keep:
             self.cache[index] = frames
             self.cached_bytes += size

@@ -78,7 +78,7 @@ def compare(
         }
     del steps, step
     for name in NAMES:
-        networks[name]["peak_bytes"] = step_alone(name, parameters, size, precision, device)["peak_bytes"]
+        networks[name]["peak_bytes"] = step_alone(name, parameters, size, precision, device, 1)["peak_bytes"]
         pairs = zip(seconds[name], seconds[OURS], strict=True)
         networks[name]["ours_is_faster"] = round(statistics.median(theirs / own for theirs, own in pairs), 3)
         networks[name]["ours_takes_memory"] = round(networks[OURS]["peak_bytes"] / networks[name]["peak_bytes"], 3)

@@ -473,16 +473,6 @@ def test_jpeg_images_are_close_and_in_full_colour(tmp_path):
         assert image.format == "JPEG" and np.abs(np.asarray(image).astype(int) - stripes).mean() < 5
 
 
-def test_an_image_that_reads_back_differently_is_refused(tmp_path, monkeypatch):
-    save = Image.Image.save
-    monkeypatch.setattr(
-        Image.Image, "save", lambda image, *args, **kw: save(image.point(lambda v: v // 2), *args, **kw)
-    )
-    with pytest.raises(OSError, match="read back"):
-        write_image(tmp_path / "a.png", moving_clip(1)[0])
-    assert not list(tmp_path.iterdir())
-
-
 WRITERS = [
     pytest.param(lambda path, clip: write_video(path.with_suffix(".mp4"), clip, 8), id="mp4"),
     pytest.param(lambda path, clip: write_gif(path.with_suffix(".gif"), clip, 8), id="gif"),

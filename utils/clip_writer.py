@@ -5,8 +5,11 @@ Frames are streamed: memory holds one at a time.
 
 import errno
 import hashlib
+import math
 import os
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -15,7 +18,7 @@ import numpy as np
 
 from utils.frame_windows import sample_segment, too_short
 from utils.motion import STATIC_SCORE, MotionMeter, small_grey
-from utils.video_io import VideoError, VideoInfo, iter_frames, probe_video, resize_frames, write_image
+from utils.video_io import Pictures, VideoError, VideoInfo, iter_frames, probe_video, resize_frames, write_image
 
 BLACK_LEVEL = 32  # a clip is black if no pixel of its small grey frames reaches it
 CUT_LEVELS, CUT_RATIO = 20, 4  # a cut changes the small grey frame by so many levels, and so much more than before
@@ -29,8 +32,45 @@ def write_clips(video: Path, name: str, folder: Path, settings: dict) -> dict[st
     called `name`; with settings["scenes"] a clip per scene: name_001, name_002. Raises VideoError if it is no usable
     video, OSError if a file cannot be written in full.
     """
-    info = probe_video(video)
-    about = {"sha256": _sha256(video), "source_fps": round(info.fps, 6)}
+    draft = None
+
+    def watch(header: VideoInfo, pictures: Pictures) -> None:
+        nonlocal draft
+        with suppress(_LessThanPromised):
+            draft = header, _write(header, lambda indices: _taken(pictures, indices), name, folder, settings)
+
+    # Most headers are right, and then one decoding is enough. Where scenes begin, no header says.
+    info = probe_video(video, watch=None if settings["scenes"] else watch)
+    if draft and draft[0] == info:
+        rows = draft[1]
+    else:
+        shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / f"{name}.jpg").unlink(missing_ok=True)
+        rows = _write(info, lambda indices: iter_frames(info, indices), name, folder, settings)
+    about = {"sha256": _sha256(video)}
+    return {clip: about | row for clip, row in rows.items()}
+
+
+class _LessThanPromised(Exception):
+    """A video with fewer frames than its header says."""
+
+
+def _taken(pictures: Pictures, indices: np.ndarray) -> Iterator[np.ndarray]:
+    """The frames with these indices, which ascend and may repeat, among all that pass by."""
+    passing = enumerate(pictures)
+    n, picture = -1, None
+    for index in indices:
+        while n < index:
+            n, picture = next(passing, (math.inf, None))
+        if picture is None:
+            raise _LessThanPromised
+        yield picture()
+
+
+def _write(
+    info: VideoInfo, frames_at: Callable[[np.ndarray], Iterator[np.ndarray]], name: str, folder: Path, settings: dict
+) -> dict[str, dict]:
+    """write_clips for a video of which so much is known. frames_at(indices): its frames, for indices that ascend."""
     segments, notes = _segments(info, settings["scenes"])
     clips = {}
     for number, (first, end) in enumerate(segments, 1):
@@ -39,11 +79,11 @@ def write_clips(video: Path, name: str, folder: Path, settings: dict) -> dict[st
         clips[clip] = indices[: settings["max_frames"]], fps
 
     whole = [indices for indices, _ in clips.values() if len(indices) >= settings["min_frames"]]
-    frames = iter_frames(info, np.concatenate(whole) if whole else [])
+    frames = frames_at(np.concatenate(whole) if whole else np.array([], int))
     rows = {}
     for clip, (indices, fps) in clips.items():
-        row = about | {"first_frame": int(indices[0]), "last_frame": int(indices[-1]), "fps": round(fps, 6)}
-        row["frames"] = len(indices)
+        row = {"source_fps": round(info.fps, 6), "first_frame": int(indices[0]), "last_frame": int(indices[-1])}
+        row |= {"fps": round(fps, 6), "frames": len(indices)}
         if len(indices) < settings["min_frames"]:
             row["rejected"] = too_short(settings["min_frames"], settings["target_fps"])
         else:
