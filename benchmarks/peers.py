@@ -150,7 +150,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def step_alone(name: str, parameters: int, size: tuple[int, ...], precision: str, device: str, steps: int = 3) -> dict:
-    """{"seconds" per step (median), "peak_bytes"} of a step in a process of its own.
+    """{"seconds" per step (median), "peak_bytes", "flops"} of a step in a process of its own.
 
     peak_bytes: what the steps add to a process that has imported everything: weights, gradients, optimizer state and
     activations. On CUDA torch counts them, on a CPU they are the growth of the resident set.
@@ -176,8 +176,8 @@ def _alone(name, parameters, size, precision, device, steps) -> dict:
         import_peer()
     before = highest_resident_bytes()
     step = NetworkStep(make_network(name, parameters), size, precision, device)
-    seconds = []
-    for _ in range(steps + 1):  # the first one warms up
+    flops, seconds = step.flops(), []  # which also warms up
+    for _ in range(steps):
         start = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - start)
@@ -185,7 +185,7 @@ def _alone(name, parameters, size, precision, device, steps) -> dict:
         peak = torch.cuda.max_memory_allocated()
     else:
         peak = highest_resident_bytes() - before
-    return {"seconds": statistics.median(seconds[1:]), "peak_bytes": peak}
+    return {"seconds": statistics.median(seconds), "peak_bytes": peak, "flops": flops}
 
 
 if __name__ == "__main__":

@@ -62,7 +62,8 @@ def main(args: argparse.Namespace) -> None:
     memory = {"predicted": predict((1, 16, 256, 256)), "measured": None}
     if device == "cuda":
         memory["measured"] = base_preset_peak((1, 16, 256, 256))
-    result = {"command": "python -m benchmarks.scaling", "device": device, "curves": curves, "exponents": exponents}
+    command = f"python -m benchmarks.scaling --steps {args.steps}"
+    result = {"command": command, "device": device, "curves": curves, "exponents": exponents}
     result["base_preset_16x256x256"] = memory
     plot(curves, exponents, write_result("scaling", result).with_suffix(".png"))
     for name, of in exponents.items():

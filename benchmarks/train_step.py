@@ -18,7 +18,7 @@ from pathlib import Path
 from utils.cli import Parser, integer, run
 
 # Size (T, H, W) -> parameters (video-diffusion-pytorch's with dim 64 and 32, and text 768 wide) and batch size.
-CASES = {(16, 64, 64): (41_801_875, 1), (8, 32, 32): (13_017_683, 4)}
+CASES = {(8, 32, 32): (13_017_683, 4), (16, 64, 64): (41_801_875, 1)}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -33,34 +33,47 @@ def main(args: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
     from benchmarks.measure import write_result
+    from benchmarks.peers import NAMES, step_alone
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     modes = {"cpu": [("fp32", False), ("bf16", False)], "cuda": [("bf16", False), ("bf16", True)]}[device]
-    rows = []
-    for case in tqdm([(size, mode) for size in CASES for mode in modes], desc="cases", unit="case"):
-        (size, (precision, compiled)) = case
+    cases = []
+    for size in CASES:
         parameters, batch_size = CASES[size]
-        rows.append(compare(args, args.parameters or parameters, (batch_size, *size), precision, compiled, device))
-    size = next(iter(CASES))
-    profiled = profile(args.parameters or CASES[size][0], (CASES[size][1], *size), "bf16", device)
-    result = {"command": "python -m benchmarks.train_step", "device": device, "rows": rows, "profile": profiled}
+        cases += [(args.parameters or parameters, (batch_size, *size), *mode) for mode in modes]
+    # First what needs processes of its own: memory that this one has once held, it may not give back.
+    bar = tqdm(total=2 * len(cases), desc="cases, alone and side by side", unit="case")
+    alone = []
+    for parameters, size, precision, _ in cases:
+        alone.append({name: step_alone(name, parameters, size, precision, device, 1) for name in NAMES})
+        bar.update()
+    rows = []
+    for case, found in zip(cases, alone, strict=True):
+        rows.append(compare(*case, device, args.repeats, found))
+        bar.update()
+    bar.close()
+    profiled = profile(*cases[-1][:2], "bf16", device)
+    command = f"python -m benchmarks.train_step --repeats {args.repeats}"
+    result = {"command": command, "device": device, "rows": rows, "profile": profiled}
     plot(rows, write_result("train_step", result).with_suffix(".png"))
     print("\n".join([*table(rows), "", *(f"{100 * share:5.1f}%  {name}" for name, share in profiled.items())]))
 
 
 def compare(
-    args: argparse.Namespace, parameters: int, size: tuple[int, ...], precision: str, compiled: bool, device: str
+    parameters: int, size: tuple[int, ...], precision: str, compiled: bool, device: str, repeats: int, alone: dict
 ) -> dict:
-    """One case: what each network needs for a clip, and how ours relates to the others."""
+    """One case: what each network needs for a clip, and how ours relates to the others.
+
+    alone: what step_alone found for each of them.
+    """
     from benchmarks.measure import matmul_peak
-    from benchmarks.peers import NAMES, OURS, NetworkStep, make_network, step_alone
+    from benchmarks.peers import NAMES, OURS, NetworkStep, make_network
 
     steps = {name: NetworkStep(make_network(name, parameters), size, precision, device, compiled) for name in NAMES}
-    flops = {name: step.flops() / size[0] for name, step in steps.items()}
     for step in steps.values():
         step()  # the first one warms up
     seconds, peaks = {name: [] for name in NAMES}, []
-    for _ in range(args.repeats):
+    for _ in range(repeats):
         peaks.append(matmul_peak(device, precision))
         for name, step in steps.items():
             start = time.perf_counter()
@@ -73,12 +86,11 @@ def compare(
             "parameters": sum(parameter.numel() for parameter in step.network.parameters()),
             "seconds": round(median, 4),
             "clips_per_second": round(size[0] / median, 4),
-            "gflops_per_clip": round(flops[name] / 1e9, 2),
-            "utilisation": round(flops[name] * size[0] / median / statistics.median(peaks), 5),
+            "gflops_per_clip": round(alone[name]["flops"] / size[0] / 1e9, 2),
+            "utilisation": round(alone[name]["flops"] / median / statistics.median(peaks), 5),
+            "peak_bytes": alone[name]["peak_bytes"],
         }
-    del steps, step
     for name in NAMES:
-        networks[name]["peak_bytes"] = step_alone(name, parameters, size, precision, device, 1)["peak_bytes"]
         pairs = zip(seconds[name], seconds[OURS], strict=True)
         networks[name]["ours_is_faster"] = round(statistics.median(theirs / own for theirs, own in pairs), 3)
         networks[name]["ours_takes_memory"] = round(networks[OURS]["peak_bytes"] / networks[name]["peak_bytes"], 3)

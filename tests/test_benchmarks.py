@@ -111,14 +111,15 @@ def test_fused_attention_on_a_cpu_is_counted_as_its_two_products_are():
 
 def test_memory_of_a_step_is_that_of_a_process_of_its_own():
     found = peers.step_alone(peers.OURS, 8_000_000, (1, 2, 16, 16), "bf16", "cpu", 1)
-    assert found["seconds"] > 0
+    assert found["seconds"] > 0 and found["flops"] > 1e8
     assert 16 * 7_600_000 < found["peak_bytes"] < 2**30  # weights, gradients and two moments at least
 
 
 def test_train_step_compares_ours_with_each_peer(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measure, "RESULTS", tmp_path)
     monkeypatch.setattr(peers, "NAMES", (peers.OURS, peers.PEER_DIFFUSERS))  # the other one may not be installed
-    monkeypatch.setattr(peers, "step_alone", lambda name, *rest: {"peak_bytes": 3 if name == peers.OURS else 4})
+    alone = {peers.OURS: {"peak_bytes": 3, "flops": 5e9}, peers.PEER_DIFFUSERS: {"peak_bytes": 4, "flops": 7e9}}
+    monkeypatch.setattr(peers, "step_alone", lambda name, *rest: alone[name])
     monkeypatch.setattr(train_step, "CASES", {(2, 16, 16): (1, 1)})
     train_step.main(train_step.parse_args(["--repeats", "1", "--parameters", "3000000"]))
     stored = json.loads((tmp_path / "train_step.json").read_text())
