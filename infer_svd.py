@@ -186,6 +186,8 @@ def load_model(args: argparse.Namespace, device) -> tuple:
 
     if args.dtype == "fp16" and device.type == "cpu":
         raise UserError("--dtype: fp16 needs a GPU; use bf16, or fp32")
+    if args.offload == "sequential" and device.type == "cpu":
+        raise UserError("--offload: sequential needs a GPU, there is nothing to move away from; use none")
     dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     dtype = dtypes[args.dtype] if args.dtype != "auto" else torch.float32 if device.type == "cpu" else torch.float16
     folder = Path(args.model_dir)

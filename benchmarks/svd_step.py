@@ -122,7 +122,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     import torch
 
-    from benchmarks.measure import write_result
+    from benchmarks.measure import matmul_peak, write_result
 
     networks = tiny_networks() if args.tiny else full_networks()
     counted = {}
@@ -131,7 +131,7 @@ def main(args: argparse.Namespace) -> None:
         print_counts(clip, counted[str(clip)])
 
     if torch.cuda.is_available():
-        peak = matmul_peak()
+        peak = matmul_peak("cuda", "bf16")
         timed = {"model": "img2vid-xt, random weights", "matmul_tflops": round(peak / TERA, 1), "clips": {}}
         for clip in map(parse_clip, args.clips):
             timed["clips"][str(clip)] = time_full_size(clip, args.repeats)
@@ -551,14 +551,6 @@ def gpu_seconds(call: Callable[[], object], repeats: int, warm_up: int = 3) -> f
         torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
-
-
-def matmul_peak(size: int = 8192) -> float:
-    """Operations per second of a GPU's product of two large bfloat16 matrices."""
-    import torch
-
-    a, b = torch.randn(2, size, size, device="cuda", dtype=torch.bfloat16)
-    return 2 * size**3 / gpu_seconds(lambda: a @ b, 30)
 
 
 def add_utilisation(timed: dict[str, dict], counted: dict[str, dict], peak: float) -> None:

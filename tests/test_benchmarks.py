@@ -97,16 +97,18 @@ def test_networks_of_equal_size_take_steps_that_are_counted(name):
 
 
 def test_fused_attention_on_a_cpu_is_counted_as_its_two_products_are():
-    q = torch.randn(2, 3, 16, 8, requires_grad=True)
+    class Attend(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(()))
 
-    def flops(attend) -> int:
-        with peers.FlopCounterMode(display=False, custom_mapping=peers.CPU_ATTENTION) as counter:
-            attend().sum().backward()
-        return counter.get_total_flops()
+        def forward(self, sample, timesteps, context):
+            tokens = (self.scale * sample).flatten(3)  # (B, 3 heads, T tokens, H*W)
+            return torch.nn.functional.scaled_dot_product_attention(tokens, tokens, tokens).view_as(sample)
 
-    fused = flops(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q))
-    forward = 2 * (2 * 3) * 16 * 16 * 8 * 2
-    assert fused == pytest.approx(3.5 * forward)  # backward computes the scores again: five products to forward's two
+    forward = 2 * (2 * 3) * 16 * 16 * (4 * 4) * 2
+    step = peers.NetworkStep(Attend(), (2, 16, 4, 4), "fp32", "cpu")
+    assert step.flops() == 3.5 * forward  # backward computes the scores again: five products to forward's two
 
 
 def test_memory_of_a_step_is_that_of_a_process_of_its_own():

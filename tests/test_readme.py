@@ -16,7 +16,7 @@ import prepare_dataset
 import train_svd
 import train_text2video
 import video_dataset
-from benchmarks import ablation, time_to_prompt
+from benchmarks import ablation, data, sampling, time_to_prompt, train_step
 from tests.tiny_svd import tiny_svd_pipeline
 from utils.video_io import probe_video
 
@@ -207,7 +207,7 @@ def test_links_lead_to_files_and_headings(name):
 @pytest.mark.parametrize("name", READMES)
 def test_every_flag_exists(name, capsys):
     known = set(OTHER_FLAGS)
-    for module in (*SCRIPTS.values(), ablation, time_to_prompt):
+    for module in (*SCRIPTS.values(), ablation, data, sampling, time_to_prompt, train_step):
         with pytest.raises(SystemExit):
             module.parse_args(["--help"])
         known |= set(re.findall(r"(?<![\w-])--[a-z][\w-]*", capsys.readouterr().out))

@@ -378,6 +378,14 @@ def test_a_file_that_is_no_picture_is_one_line(content, tmp_path):
         read_image(tmp_path / "x.png", "--input_image")
 
 
+def test_offloading_layers_without_a_gpu_is_refused(pipeline_dir, picture, tmp_path):
+    if torch.accelerator.is_available():
+        pytest.skip("this machine has a GPU")
+    flags = ("--model_dir", pipeline_dir, "--input_image", picture, "--output_dir", tmp_path / "out")
+    with pytest.raises(UserError, match="--offload: sequential needs a GPU"):
+        infer(*flags, "--offload", "sequential")
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
