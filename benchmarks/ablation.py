@@ -63,7 +63,10 @@ FACTORS = {
     "optimizer": {"AdamW, 1e-3": ["--optimizer", "adamw", "--learning_rate", "1e-3"]},
     "position features": {"none (the guide's)": ["--no_position_features"]},
     "attention inside a frame": {"in the middle only": ["--self_attention_levels", "0", "0"]},
-    "channels": {"48 and 96": ["--model_channels", "48", "--channel_mult", "1", "2"]},
+    "channels": {
+        "48 and 96": ["--model_channels", "48", "--channel_mult", "1", "2"],
+        "96 and 144": ["--model_channels", "96"],
+    },
 }
 # Of the base's models: other ways to sample, without training. Variant -> settings of CaptionedDiffusion.sample.
 SAMPLING = {
