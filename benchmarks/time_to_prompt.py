@@ -217,7 +217,7 @@ def plot(curves: dict, path: Path) -> None:
             axes.plot(minutes, shares, style, color=colour, markersize=4, label=f"{name}, {group}")
             axes.fill_between(minutes, low, high, color=colour, alpha=0.12, linewidth=0)
     axes.set(xlabel="minutes of training on two CPU cores", ylabel="videos with colour, shape and direction right")
-    axes.set(ylim=(0, 1), xlim=(0, None)), axes.grid(alpha=0.3), axes.legend(fontsize=8)
+    axes.set(ylim=(-0.03, 1.03), xlim=(0, None)), axes.grid(alpha=0.3), axes.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)

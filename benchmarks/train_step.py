@@ -25,6 +25,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
     parser.add_argument("--repeats", type=integer(1, 1000), default=7, help="timed steps of each network")
     parser.add_argument("--parameters", type=integer(10_000), default=None, help="of each network; for a quick look")
+    sizes = ["x".join(map(str, size)) for size in CASES]
+    parser.add_argument("--sizes", nargs="+", choices=sizes, default=sizes, help="TxHxW; the larger takes an hour")
     return parser.parse_args(argv)
 
 
@@ -39,6 +41,8 @@ def main(args: argparse.Namespace) -> None:
     modes = {"cpu": [("fp32", False), ("bf16", False)], "cuda": [("bf16", False), ("bf16", True)]}[device]
     cases = []
     for size in CASES:
+        if "x".join(map(str, size)) not in args.sizes:
+            continue
         parameters, batch_size = CASES[size]
         cases += [(args.parameters or parameters, (batch_size, *size), *mode) for mode in modes]
     # First what needs processes of its own: memory that this one has once held, it may not give back.
@@ -53,7 +57,7 @@ def main(args: argparse.Namespace) -> None:
         bar.update()
     bar.close()
     profiled = profile(*cases[-1][:2], "bf16", device)
-    command = f"python -m benchmarks.train_step --repeats {args.repeats}"
+    command = f"python -m benchmarks.train_step --repeats {args.repeats} --sizes {' '.join(args.sizes)}"
     result = {"command": command, "device": device, "rows": rows, "profile": profiled}
     plot(rows, write_result("train_step", result).with_suffix(".png"))
     print("\n".join([*table(rows), "", *(f"{100 * share:5.1f}%  {name}" for name, share in profiled.items())]))
