@@ -122,9 +122,11 @@ def test_train_step_compares_ours_with_each_peer(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(peers, "NAMES", (peers.OURS, peers.PEER_DIFFUSERS))  # the other one may not be installed
     alone = {peers.OURS: {"peak_bytes": 3, "flops": 5e9}, peers.PEER_DIFFUSERS: {"peak_bytes": 4, "flops": 7e9}}
     monkeypatch.setattr(peers, "step_alone", lambda name, *rest: alone[name])
-    monkeypatch.setattr(train_step, "CASES", {(2, 16, 16): (1, 1)})
-    train_step.main(train_step.parse_args(["--repeats", "1", "--parameters", "3000000"]))
+    monkeypatch.setattr(train_step, "CASES", {(2, 16, 16): (1, 1), (4, 16, 16): (1, 1)})
+    flags = ["--repeats", "1", "--parameters", "3000000", "--sizes", "2x16x16"]
+    train_step.main(train_step.parse_args(flags))
     stored = json.loads((tmp_path / "train_step.json").read_text())
+    assert {tuple(row["size"]) for row in stored["rows"]} == {(1, 2, 16, 16)}
     for row in stored["rows"]:
         ours, peer = row["networks"][peers.OURS], row["networks"][peers.PEER_DIFFUSERS]
         assert ours["ours_is_faster"] == ours["ours_takes_memory"] == 1
