@@ -26,7 +26,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=integer(1, 1000), default=7, help="timed steps of each network")
     parser.add_argument("--parameters", type=integer(10_000), default=None, help="of each network; for a quick look")
     sizes = ["x".join(map(str, size)) for size in CASES]
-    parser.add_argument("--sizes", nargs="+", choices=sizes, default=sizes, help="TxHxW; on a CPU the larger takes long")
+    parser.add_argument("--sizes", nargs="+", choices=sizes, default=sizes, help="TxHxW; the larger is slow")
     return parser.parse_args(argv)
 
 
