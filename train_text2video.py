@@ -53,8 +53,6 @@ PRESETS = {
         "conv_type": "factorised",
         "patch_size": 4,
         "norm_num_groups": 16,
-        "prediction_type": "sample",
-        "loss_weighting": "snr_plus_one",
         "noise_shift": 3.0,
         "timestep_sampling": "logit_normal",
         "logit_std": 1.2,

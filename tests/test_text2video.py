@@ -302,6 +302,14 @@ def test_options_that_change_the_way_of_training_run(data, tmp_path, flag):
     assert len(losses(tmp_path / "run")) == 2
 
 
+def test_epsilon_is_refused_with_the_weighting_that_grows_without_bound(data, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        train(data, tmp_path / "run", "--prediction_type", "epsilon", "--max_train_steps", "1")
+    assert stop.value.code == 2
+    assert "--loss_weighting none" in capsys.readouterr().err
+    train(data, tmp_path / "run", "--prediction_type", "epsilon", "--loss_weighting", "none", "--max_train_steps", "1")
+
+
 def test_shuffled_captions_cost_more_after_training(data, tmp_path):
     """The text path works end to end: colours are learnt first, so a wrong caption must raise the loss."""
     from video_dataset import TextVideoDataset

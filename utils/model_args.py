@@ -89,13 +89,13 @@ def add_model_args(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--prediction_type",
         type=choice("epsilon", "v_prediction", "sample"),
-        default="v_prediction",
-        help="what the network predicts",
+        default="sample",
+        help="what the network predicts; sample is the clean clip",
     )
     group.add_argument(
         "--loss_weighting",
         type=choice("none", "min_snr", "snr_plus_one"),
-        default="none",
+        default="snr_plus_one",
         help="see TextToVideoDiffusion",
     )
     group.add_argument("--snr_gamma", type=number(0, above=True), default=5.0, help="cap of the loss weighting")
@@ -141,6 +141,8 @@ def check_model_args(args: argparse.Namespace) -> Iterator[str]:
                 yield f"--{name}: got {getattr(args, name)}, must divide {args.model_channels * mult:g} channels"
     if args.zero_terminal_snr and args.prediction_type == "epsilon":
         yield "--zero_terminal_snr: needs --prediction_type v_prediction or sample"
+    if args.loss_weighting == "snr_plus_one" and args.prediction_type == "epsilon":
+        yield "--loss_weighting snr_plus_one: grows without bound for epsilon; give --loss_weighting none or min_snr"
     if args.init_from and args.init_from_2d:
         yield "--init_from: cannot be combined with --init_from_2d"
 

@@ -278,7 +278,7 @@ def f17(place: Place) -> str:
             "num_frames": (4, 5),
             "frame_size": (16, 32),
             "model_channels": (16, 32),
-            "prediction_type": ("v_prediction", "epsilon"),
+            "prediction_type": ("sample", "v_prediction"),
         },
         "train_svd": {
             "num_frames": (3, 4),
