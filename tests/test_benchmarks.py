@@ -25,7 +25,8 @@ def run(factor, variant, seed, right, samplings=("",)) -> dict:
 
 def test_every_variant_of_the_ablation_is_accepted_by_the_trainer_and_changes_something(tmp_path):
     (tmp_path / "data").mkdir()
-    common = ["--preset", "demo", "--data_dir", str(tmp_path / "data")]
+    preset = ["--preset", "demo", "--data_dir", str(tmp_path / "data")]
+    common = [*preset, *ablation.BASE]
     base = vars(train_text2video.parse_args(common))
     for factor, variants in ablation.FACTORS.items():
         for flags in variants.values():
@@ -33,29 +34,31 @@ def test_every_variant_of_the_ablation_is_accepted_by_the_trainer_and_changes_so
                 key for key, value in vars(train_text2video.parse_args([*common, *flags])).items() if value != base[key]
             }
             assert len(changed) == sum(flag.startswith("--") for flag in flags), factor
+    winners = ablation.FACTORS["all winners"]["the demo preset"]
+    assert train_text2video.parse_args([*common, *winners]) == train_text2video.parse_args(preset)
 
 
 def test_the_table_compares_means_over_seeds_with_the_bases(capsys):
     rows = [
-        run("base", "the demo preset", 0, 6, ("", "guidance 2")),
-        run("base", "the demo preset", 1, 8),
+        run("base", "before the winners", 0, 6, ("", "guidance 2")),
+        run("base", "before the winners", 1, 8),
     ]
     rows += [run("prediction type", "v", seed, 5) for seed in (0, 1)]
     lines = {(line["factor"], line["variant"]): line for line in ablation.table_rows(rows)}
-    assert lines["base", "the demo preset"]["mean"] == 70 and lines["base", "the demo preset"]["difference"] == 0
+    assert lines["base", "before the winners"]["mean"] == 70 and lines["base", "before the winners"]["difference"] == 0
     assert lines["sampling", "guidance 2"]["seeds"] == [60]
     assert lines["prediction type", "v"]["difference"] == -20 and lines["prediction type", "v"]["all_seen"] == 50
 
 
 def test_results_carry_hardware_and_versions_and_are_drawn(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measure, "RESULTS", tmp_path)
-    rows = [run("base", "the demo preset", seed, 6) for seed in (0, 1)]
+    rows = [run("base", "before the winners", seed, 6) for seed in (0, 1)]
     ablation.save(ablation.parse_args([]), rows)
     ablation.main(ablation.parse_args(["--report"]))
     stored = json.loads((tmp_path / "ablation.json").read_text())
     assert stored["runs"] == json.loads(json.dumps(rows))
     assert stored["hardware"]["cores"] >= 1 and "torch" in stored["hardware"]["versions"]
-    assert "| base | the demo preset | 100 | 60.0, 60.0 | 60.0 | +0.0 |" in (tmp_path / "ablation.md").read_text()
+    assert "| base | before the winners | 100 | 60.0, 60.0 | 60.0 | +0.0 |" in (tmp_path / "ablation.md").read_text()
     assert (tmp_path / "ablation.png").stat().st_size > 5000
 
     score = {"share": 0.5, "interval": [0.4, 0.6], "chance": 0.02}
