@@ -225,7 +225,8 @@ def test_very_few_clips_still_train_and_validate(data, tmp_path, clips):
 def test_the_guides_network_and_a_frozen_clip_train_on_pixels(data, tmp_path, clip_folder, capsys):  # noqa: F811
     """Default preset and prediction as the guide has them, shrunk by its own flags; then generated from."""
     flags = ["--text_encoder", str(clip_folder), "--num_frames", "4", "--frame_size", "16", "--model_channels", "32"]
-    flags += ["--prediction_type", "epsilon", "--patch_size", "1", "--noise_shift", "1", "--num_workers", "0"]
+    flags += ["--prediction_type", "epsilon", "--loss_weighting", "none", "--patch_size", "1", "--noise_shift", "1"]
+    flags += ["--num_workers", "0"]
     train(data, tmp_path / "run", *flags, "--max_train_steps", "2", "--batch_size", "1", preset="base")
     model = load_model(tmp_path / "run")
     assert "weights" not in model["text_encoder"] and model["unet_config"]["cross_attention_dim"] == 768
