@@ -14,8 +14,8 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+from utils.arguments.sampling import add_sampling_args
 from utils.cli import Parser, UserError, choice, integer, number, output_problems, run, versions
-from utils.generation import add_sampling_args
 
 # torch and what is built on it are imported where they are used: --help and a misspelt flag answer at once.
 
@@ -56,7 +56,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--output_dir", type=Path, help="default: evaluation in the run folder, or ./evaluation")
     group.add_argument("--overwrite", action="store_true", help="draw again what is there already")
     group.add_argument("--debug", action="store_true", help="show tracebacks")
-    # What utils.generation.Generator also reads.
+    # What utils.runs.generation.Generator also reads.
     parser.set_defaults(negative_prompt="", fps=8, save_gif=False, save_frames=False, visualize=False)
     parser.checks.append(check_args)
     return parser.parse_args(argv)
@@ -85,14 +85,15 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
 
 def main(args: argparse.Namespace) -> None:
     if args.compare:
-        from utils.evaluation import compare_runs
+        from utils.evaluation.comparison import compare_runs
 
         print(compare_runs(args.compare))
         return
 
-    from utils.evaluation import demo_settings, find_samples, judge_samples, read_samples, reading_of
-    from utils.evaluation_report import write_report
-    from utils.scores import CORE, confusion, score_groups, score_table
+    from utils.evaluation.benchmark import demo_settings, judge_samples
+    from utils.evaluation.report import write_report
+    from utils.evaluation.samples import find_samples, read_samples, reading_of
+    from utils.evaluation.scores import CORE, confusion, score_groups, score_table
 
     # Videos with their prompts: drawn with the model, or made by another program.
     demo = demo_settings(args.data_dir)
@@ -126,8 +127,9 @@ def draw_samples(args: argparse.Namespace, demo: dict | None) -> tuple[list, dic
     """(samples, what is known of the model): videos of the benchmark's prompts, or of captions of validation clips."""
     from accelerate import PartialState
 
-    from utils.evaluation import Sample, benchmark
-    from utils.generation import Generator
+    from utils.evaluation.benchmark import benchmark
+    from utils.evaluation.samples import Sample
+    from utils.runs.generation import Generator
     from video_dataset import TextVideoDataset
 
     run_dir = args.checkpoint if args.checkpoint.is_dir() else args.checkpoint.parent
@@ -147,11 +149,11 @@ def draw_samples(args: argparse.Namespace, demo: dict | None) -> tuple[list, dic
 
 def against_data(args: argparse.Namespace, samples: list, reading: dict) -> dict:
     """Distances, motion and nearest training clips of the samples, against the clips of --data_dir read in one way."""
-    from models.distances import MIN_CLIPS, frechet_distance, kernel_distance, mean_interval
-    from utils.evaluation import TrainingClips
-    from utils.memorisation import nearest_training_clips
-    from utils.motion_statistics import compare_motion, motion_statistics
-    from utils.video_metrics import clip_score, fvd, load_features
+    from models.metrics.distances import MIN_CLIPS, frechet_distance, kernel_distance, mean_interval
+    from utils.evaluation.memorisation import nearest_training_clips
+    from utils.evaluation.motion_statistics import compare_motion, motion_statistics
+    from utils.evaluation.samples import TrainingClips
+    from utils.evaluation.video_metrics import clip_score, fvd, load_features
     from video_dataset import TextVideoDataset
 
     dataset = TextVideoDataset(args.data_dir, **reading, augment=False, split="train")

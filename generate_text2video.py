@@ -12,8 +12,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from utils.arguments.sampling import add_sampling_args
 from utils.cli import Parser, UserError, integer, number, output_problems, printable, run, utf8_text
-from utils.generation import Generator, add_sampling_args
+from utils.runs.generation import Generator
 
 # torch and what is built on it are imported where they are used: --help and a misspelt flag answer at once.
 

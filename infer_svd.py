@@ -153,7 +153,7 @@ def main(args: argparse.Namespace) -> None:
 
 def find_jobs(args: argparse.Namespace) -> dict[Path, Path]:
     """Image -> the video to be made of it. Raises UserError if a folder holds no image or two images share a name."""
-    from utils.images import IMAGE_SUFFIXES
+    from utils.video.images import IMAGE_SUFFIXES
 
     images = []
     for path in args.input_image:
@@ -182,7 +182,7 @@ def load_model(args: argparse.Namespace, device) -> tuple:
     """(pipeline on the device, what train_svd.py noted about its training)."""
     import torch
 
-    from utils.svd_files import TRAINED, apply_trained, load_pipeline, load_trained, read_about
+    from utils.runs.svd_files import TRAINED, apply_trained, load_pipeline, load_trained, read_about
 
     if args.dtype == "fp16" and device.type == "cpu":
         raise UserError("--dtype: fp16 needs a GPU; use bf16, or fp32")
@@ -209,7 +209,7 @@ def load_model(args: argparse.Namespace, device) -> tuple:
 def place(pipeline, dtype, offload: str, device) -> None:
     """The pipeline in dtype and on the device, or with offload (see --offload) there as far as it is at work; with the
     exact shortcut for attention to the image, which is a single token."""
-    from models.svd_memory import use_one_token_attention
+    from models.svd.memory import use_one_token_attention
 
     use_one_token_attention(pipeline.unet)
     if pipeline.unet.dtype != dtype:
@@ -248,7 +248,7 @@ def sampling_settings(args: argparse.Namespace, pipeline, about: dict) -> dict:
 
 def read_picture(image: Path):
     """The image, uint8 RGB (H, W, 3). Raises UserError unless it is one, of at least 64x64."""
-    from utils.images import read_image
+    from utils.video.images import read_image
 
     picture = read_image(image, "--input_image")
     if min(picture.shape[:2]) < 64:
@@ -262,10 +262,12 @@ def animate(
 ) -> None:
     """The video of one image, and what belongs to it; each file appears whole under its name or not at all."""
     from utils.files import write_text
-    from utils.images import what_is_lost
-    from utils.memory import explain_out_of_memory
-    from utils.motion import motion_score
-    from utils.video_io import contact_sheet, resize_frames, write_frames, write_gif, write_image, write_video
+    from utils.runs.out_of_memory import explain_out_of_memory
+    from utils.video.contact_sheet import contact_sheet
+    from utils.video.encode import write_frames, write_gif, write_image, write_video
+    from utils.video.frames import resize_frames
+    from utils.video.images import what_is_lost
+    from utils.video.motion import motion_score
 
     width, height = settings["width"], settings["height"]
     picture = read_picture(image)
@@ -312,7 +314,7 @@ def write_page(output_dir: Path, jobs: dict[Path, Path]) -> Path:
     """index.html: each input beside its video, how much moves in it and how much moved in the training clips."""
     import numpy as np
 
-    from utils.gallery import write_gallery
+    from utils.video.gallery import write_gallery
 
     rows = []
     for image, video in jobs.items():
@@ -341,7 +343,7 @@ def chain(args: argparse.Namespace, pipeline, settings: dict, picture) -> tuple:
     import torch
     from PIL import Image
 
-    from models.svd_video import colour_distance, match_colours
+    from models.svd.colours import colour_distance, match_colours
 
     generator = torch.Generator().manual_seed(args.seed)
     parts, drift, start = [], [], picture
@@ -362,7 +364,7 @@ def sample(pipeline, image, settings: dict, chunk: int, generator):
     float32. Raises UserError if the network itself returns no numbers."""
     import torch
 
-    from utils.video_io import to_uint8
+    from utils.video.frames import to_uint8
 
     latents = pipeline(image, **settings, generator=generator, output_type="latent").frames
     if not torch.isfinite(latents).all():

@@ -109,9 +109,9 @@ def main(args: argparse.Namespace) -> None:
 def prepare(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from utils.frame_folders import FrameFolders
-    from utils.prepare_report import write_report
-    from utils.video_io import find_videos
+    from utils.data.find_videos import find_videos
+    from utils.frame_folders.converter import FrameFolders
+    from utils.frame_folders.report import write_report
 
     # Sources: every video of the folder has a number for good, whichever machine converts it.
     found = [os.path.relpath(path, args.video_dir) for path in find_videos(args.video_dir, args.recursive)]
@@ -142,7 +142,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 def converted(jobs: list, num_workers: int) -> Iterator[None]:
     """Yield after each job that is done."""
-    from utils.frame_folders import convert
+    from utils.frame_folders.converter import convert
 
     if not num_workers or len(jobs) < 2:
         yield from map(convert, jobs)
@@ -174,7 +174,7 @@ def start_worker() -> None:
 
 
 def print_summary(output_dir: Path, rows: list[dict], missing: int) -> None:
-    from utils.clip_index import listed
+    from utils.data.clip_index import listed
 
     kept, rejected = [row for row in rows if "folder" in row], defaultdict(list)
     for row in rows:

@@ -13,8 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.cli import Parser, UserError, choice, integer, number, printable, resume_command, run, without_secrets
-from utils.training_args import (
+from utils.arguments.training import (
     FREE_ON_RESUME,
     TRACKERS,
     add_log_args,
@@ -22,6 +21,7 @@ from utils.training_args import (
     add_run_args,
     check_run_args,
 )
+from utils.cli import Parser, UserError, choice, integer, number, printable, resume_command, run, without_secrets
 
 # See FREE_ON_RESUME.
 FREE = FREE_ON_RESUME | {"dataset_dir", "cache", "cache_dir", "checkpointing", "dry_run"}
@@ -135,10 +135,15 @@ def main(args: argparse.Namespace) -> None:
     import torch
     from tqdm.auto import tqdm
 
-    from models.svd import draw_sigmas, encode_latents, image_embeddings, make_conditioning, svd_loss
-    from models.svd_memory import enable_full_checkpointing, use_one_token_attention
-    from utils.batches import Batches, saved_first
-    from utils.checkpoint import (
+    from models.svd.conditioning import encode_latents, image_embeddings, make_conditioning
+    from models.svd.memory import enable_full_checkpointing, use_one_token_attention
+    from models.svd.objective import draw_sigmas, svd_loss
+    from utils.frame_folders.frame_clips import FrameClips, clip_digests, find_frame_folders, split_folders
+    from utils.frame_folders.latent_cache import LatentCache
+    from utils.logs.metrics import Metrics
+    from utils.logs.plots import plot_metrics
+    from utils.logs.trackers import start_trackers
+    from utils.runs.checkpoint import (
         check_room,
         find_run,
         restore_training_state,
@@ -146,26 +151,16 @@ def main(args: argparse.Namespace) -> None:
         training_state,
         whole,
     )
-    from utils.divergence import NumberGuard
-    from utils.latent_cache import LatentCache
-    from utils.memory import explain_out_of_memory
-    from utils.run_folder import check_clips, check_settings, write_settings
-    from utils.svd_data import FrameClips, clip_digests, find_frame_folders, split_folders
-    from utils.svd_files import load_pipeline, pipeline_bytes, train_part
-    from utils.trackers import start_trackers
-    from utils.training import (
-        EndlessSampler,
-        Metrics,
-        StopSignals,
-        any_process,
-        ema_weights,
-        evaluation_mode,
-        learning_rate_schedule,
-        make_accelerator,
-        moving_average,
-        plot_metrics,
-        seed_step,
-    )
+    from utils.runs.out_of_memory import explain_out_of_memory
+    from utils.runs.run_folder import check_clips, check_settings, write_settings
+    from utils.runs.svd_files import load_pipeline, pipeline_bytes, train_part
+    from utils.training.batches import Batches, saved_first
+    from utils.training.divergence import NumberGuard
+    from utils.training.ema import ema_weights, evaluation_mode, moving_average
+    from utils.training.optimizers import learning_rate_schedule
+    from utils.training.order import EndlessSampler, seed_step
+    from utils.training.processes import any_process, make_accelerator
+    from utils.training.signals import StopSignals
 
     run_dir, resumed = find_run(args.resume, args.output_dir, Path("checkpoints"), "svd")
     if resumed:
@@ -396,7 +391,8 @@ def validation_losses(unet, vae, val_set, encode, max_clips: int, seed: int) -> 
     import torch
     from torch.utils.data import default_collate
 
-    from models.svd import make_conditioning, svd_loss
+    from models.svd.conditioning import make_conditioning
+    from models.svd.objective import svd_loss
 
     totals = dict.fromkeys(VALIDATION_SIGMAS, 0.0)
     count = min(len(val_set), max_clips)
@@ -432,9 +428,11 @@ def draw_samples(accelerator, args: argparse.Namespace, pipeline, unet, val_set,
     import torch
     from PIL import Image
 
-    from utils.motion import motion_score
-    from utils.trackers import log_media
-    from utils.video_io import contact_sheet, to_uint8, write_image, write_video
+    from utils.logs.trackers import log_media
+    from utils.video.contact_sheet import contact_sheet
+    from utils.video.encode import write_image, write_video
+    from utils.video.frames import to_uint8
+    from utils.video.motion import motion_score
 
     pipeline.unet = unet
     pipeline.image_encoder.to(accelerator.device)
@@ -488,7 +486,7 @@ def export(args: argparse.Namespace, run_dir: Path, tensors: dict, lora: dict | 
     import json
 
     from utils.files import write_text
-    from utils.svd_files import apply_trained, load_pipeline, model_card, save_pipeline, save_trained
+    from utils.runs.svd_files import apply_trained, load_pipeline, model_card, save_pipeline, save_trained
 
     about = {
         "base_model": args.pretrained_model_name,
@@ -517,7 +515,7 @@ def memory_report(args: argparse.Namespace) -> str:
     """What training needs on a GPU, by item, and what fits: counted on the meta device from the U-Net's config."""
     import json
 
-    from models.svd_ledger import IMG2VID_XT, memory_ledger, meta_unet, scope_counts
+    from models.svd.ledger import IMG2VID_XT, memory_ledger, meta_unet, scope_counts
 
     file = Path(args.pretrained_model_name, "unet", "config.json")
     config = IMG2VID_XT

@@ -13,16 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.cli import Parser, UserError, choice, integer, resume_command, run, utf8_text
-from utils.model_args import (
-    add_model_args,
-    check_model_args,
-    load_initial_weights,
-    make_diffusion,
-    make_text_encoder,
-    make_unet,
-)
-from utils.training_args import (
+from utils.arguments.text2video import add_model_args, check_model_args
+from utils.arguments.training import (
     FREE_ON_RESUME,
     TRACKERS,
     add_log_args,
@@ -30,6 +22,8 @@ from utils.training_args import (
     add_run_args,
     check_run_args,
 )
+from utils.cli import Parser, UserError, choice, integer, resume_command, run, utf8_text
+from utils.runs.new_model import load_initial_weights, make_diffusion, make_text_encoder, make_unet
 from video_dataset import add_data_args, data_args, seen_as
 
 # torch and what is built on it are imported in main(): --help and a misspelt flag answer at once.
@@ -166,27 +160,20 @@ def main(args: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
     from models.diffusion import CaptionedDiffusion
-    from utils.batches import Batches, saved_first
-    from utils.checkpoint import check_room, find_run, restore_training_state, save_checkpoint, training_state
-    from utils.divergence import NumberGuard
-    from utils.memory import explain_out_of_memory
-    from utils.model_file import cpu_tensors
-    from utils.optimizers import make_optimizer
-    from utils.run_folder import check_clips, check_settings, write_settings
-    from utils.trackers import start_trackers
-    from utils.training import (
-        EndlessSampler,
-        Metrics,
-        StopSignals,
-        any_process,
-        ema_weights,
-        evaluation_mode,
-        learning_rate_schedule,
-        make_accelerator,
-        moving_average,
-        plot_metrics,
-        seed_step,
-    )
+    from utils.logs.metrics import Metrics
+    from utils.logs.plots import plot_metrics
+    from utils.logs.trackers import start_trackers
+    from utils.runs.checkpoint import check_room, find_run, restore_training_state, save_checkpoint, training_state
+    from utils.runs.model_file import cpu_tensors
+    from utils.runs.out_of_memory import explain_out_of_memory
+    from utils.runs.run_folder import check_clips, check_settings, write_settings
+    from utils.training.batches import Batches, saved_first
+    from utils.training.divergence import NumberGuard
+    from utils.training.ema import ema_weights, evaluation_mode, moving_average
+    from utils.training.optimizers import learning_rate_schedule, make_optimizer
+    from utils.training.order import EndlessSampler, seed_step
+    from utils.training.processes import any_process, make_accelerator
+    from utils.training.signals import StopSignals
     from video_dataset import TextVideoDataset
 
     run_dir, resumed = find_run(args.resume, args.output_dir, Path("checkpoints"), "text2video")
@@ -407,7 +394,7 @@ def validation_loss(model, val_set, batch_size: int, seed: int, max_clips: int =
 
 def save_best(run_dir: Path, args: argparse.Namespace, model, step: int, val_loss: float, main_process: bool) -> None:
     """best_model.pth. All processes gather the weights, the main process writes them."""
-    from utils.model_file import pack_model, save_model
+    from utils.runs.model_file import pack_model, save_model
 
     about = {
         "step": step,
@@ -425,8 +412,8 @@ def save_best(run_dir: Path, args: argparse.Namespace, model, step: int, val_los
 
 def benchmark_accuracy(args: argparse.Namespace, model) -> dict[str, float]:
     """Shares of the demo benchmark's videos that show what their prompts say, as evaluate_text2video.py judges them."""
-    from utils.evaluation import accuracies, demo_settings, judge_model
-    from utils.scores import score_groups
+    from utils.evaluation.benchmark import accuracies, demo_settings, judge_model
+    from utils.evaluation.scores import score_groups
 
     settings = {
         "num_frames": args.num_frames,
@@ -447,8 +434,10 @@ def draw_samples(accelerator, args: argparse.Namespace, model, val_set, run_dir:
     """
     import numpy as np
 
-    from utils.trackers import log_media
-    from utils.video_io import contact_sheet, to_uint8, write_image, write_video
+    from utils.logs.trackers import log_media
+    from utils.video.contact_sheet import contact_sheet
+    from utils.video.encode import write_image, write_video
+    from utils.video.frames import to_uint8
 
     prompts = args.validation_prompts or list(dict.fromkeys(val_set.captions()))[:4]
     videos = model.sample(

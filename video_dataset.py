@@ -21,20 +21,15 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import shapes
 from utils.cli import Parser, UserError, choice, integer, number, output_problems, printable, run
-from utils.clip_index import (
-    CaptionError,
-    DataError,
-    by_remark,
-    listed,
-    swap_left_right,
-    usable_clips,
-)
-from utils.data_check import check_dataset, print_check, save_contact_sheet
+from utils.data import shapes
+from utils.data.captions import swap_left_right
+from utils.data.clip_index import by_remark, listed, usable_clips
+from utils.data.data_check import check_dataset, print_check, save_contact_sheet
+from utils.data.errors import CaptionError, DataError
+from utils.data.readable import ReadableClips, UnreadableClip
 from utils.files import write_text
-from utils.frame_windows import window
-from utils.readable import ReadableClips, UnreadableClip
+from utils.video.frame_windows import window
 
 # torch, OpenCV and PyAV are imported where they are used: --help answers at once, and a Dataset needs no base class.
 
@@ -167,7 +162,8 @@ class TextVideoDataset(ReadableClips):
         """
         import cv2
 
-        from utils.video_io import iter_frames, resize_frames
+        from utils.video.decode import iter_frames
+        from utils.video.frames import resize_frames
 
         if index in self.cache:
             return self.cache[index][window]
@@ -278,7 +274,7 @@ def write_demo_dataset(
     """
     from tqdm import tqdm
 
-    from utils.video_io import write_video
+    from utils.video.encode import write_video
 
     output_dir, done = Path(output_dir), Path(output_dir) / "dataset.json"
     folders = videos, captions = output_dir / "videos", output_dir / "captions"

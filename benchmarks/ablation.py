@@ -177,9 +177,9 @@ def train_and_judge(args: argparse.Namespace, factor: str, variant: str, seed: i
     import train_text2video
     from benchmarks.measure import TrainingStep, cost_ratio
     from models.diffusion import CaptionedDiffusion
-    from utils.evaluation import judge_model
-    from utils.model_file import load_model, unpack_model
-    from utils.scores import score_groups
+    from utils.evaluation.benchmark import judge_model
+    from utils.evaluation.scores import score_groups
+    from utils.runs.model_file import load_model, unpack_model
 
     torch.set_num_threads(1)
     common = ["--preset", "demo", *BASE, "--data_dir", str(args.data_dir), "--no_wandb", "--seed", str(seed)]
@@ -226,7 +226,7 @@ def train_and_judge(args: argparse.Namespace, factor: str, variant: str, seed: i
 
 def learnt(scores: dict) -> float:
     """Mean share of right colours, shapes and directions over the groups of one judged model."""
-    from utils.scores import CORE
+    from utils.evaluation.scores import CORE
 
     return statistics.mean(group[name][0] / group[name][1] for group in scores.values() for name in CORE)
 

@@ -93,7 +93,7 @@ def moving_picture(num_frames: int, height: int, width: int, seed: int):
 
 def write_film(folder: Path, count: int, seconds: float) -> None:
     """A data folder of `count` clips of the film, each with a caption."""
-    from utils.video_io import write_video
+    from utils.video.encode import write_video
 
     (folder / "captions").mkdir(parents=True)
     for n in range(count):
@@ -153,8 +153,8 @@ def rates(folder: Path, name: str, workers: int, args: argparse.Namespace) -> di
 
 def passes(dataset, workers: int, more: int) -> list[float]:
     """Windows per second in a pass over a fresh dataset and in each of `more` passes behind it, in batches of 4."""
-    from utils.batches import Batches
-    from utils.training import EndlessSampler
+    from utils.training.batches import Batches
+    from utils.training.order import EndlessSampler
 
     batches, found = Batches(dataset, 4, workers, EndlessSampler(len(dataset), seed=0)), []
     count = len(dataset) // 4
@@ -194,8 +194,8 @@ def logged_share(rows: list[dict]) -> dict:
 def sleeping_waiting(folder: Path, steps: int, step_seconds: float) -> dict:
     """A loop like the trainer's with a sleep for a step: {"share", "seconds", "met", "first_batch_seconds", and
     "share_after_it", of the waiting for all other batches}."""
-    from utils.batches import Batches
-    from utils.training import EndlessSampler
+    from utils.training.batches import Batches
+    from utils.training.order import EndlessSampler
     from video_dataset import TextVideoDataset
 
     dataset = TextVideoDataset(folder, **SETTINGS["film"], split="train")

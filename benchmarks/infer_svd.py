@@ -96,7 +96,7 @@ def count(clip: Clip, num_inference_steps: int, networks: Networks) -> dict[str,
     import torch
 
     from benchmarks.svd_step import flops_of, flops_of_encoder, make_pipeline
-    from models.svd_memory import use_one_token_attention
+    from models.svd.memory import use_one_token_attention
 
     pipeline = make_pipeline(networks, "meta")
     unet, vae, image_encoder = (part.half() for part in (pipeline.unet, pipeline.vae, pipeline.image_encoder))
@@ -180,7 +180,7 @@ def sampler(variant: Variant, pipeline, clip: Clip, num_inference_steps: int, de
     from PIL import Image
 
     import infer_svd
-    from models.svd_memory import use_one_token_attention
+    from models.svd.memory import use_one_token_attention
 
     pixels = np.random.default_rng(0).integers(0, 256, (clip.height, clip.width, 3), dtype=np.uint8)
     image, dtype = Image.fromarray(pixels), getattr(torch, variant.dtype)

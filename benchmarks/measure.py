@@ -50,9 +50,10 @@ class TrainingStep:
 
     def __init__(self, args: argparse.Namespace, captions: list[str]):
         from models.diffusion import CaptionedDiffusion
-        from utils.model_args import make_diffusion, make_text_encoder, make_unet
-        from utils.optimizers import make_optimizer
-        from utils.training import choose_precision, moving_average
+        from utils.hardware import choose_precision
+        from utils.runs.new_model import make_diffusion, make_text_encoder, make_unet
+        from utils.training.ema import moving_average
+        from utils.training.optimizers import make_optimizer
 
         torch.manual_seed(args.seed)
         encoder = make_text_encoder(args, captions)

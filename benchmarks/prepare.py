@@ -59,7 +59,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     from benchmarks.data import moving_picture
     from benchmarks.measure import write_result
-    from utils.video_io import write_video
+    from utils.video.encode import write_video
 
     with tempfile.TemporaryDirectory() as temporary:
         videos = Path(temporary, "videos")

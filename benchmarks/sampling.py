@@ -38,8 +38,8 @@ def main(args: argparse.Namespace) -> None:
 
     from benchmarks.measure import write_result
     from models.diffusion import CaptionedDiffusion
-    from utils.model_file import load_model, unpack_model
-    from utils.training import choose_precision
+    from utils.hardware import choose_precision
+    from utils.runs.model_file import load_model, unpack_model
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     stored = load_model(args.checkpoint)
@@ -95,8 +95,8 @@ def time_of(args: argparse.Namespace, model, settings: dict, device: str) -> dic
 
 def accuracy(args: argparse.Namespace, model, settings: dict) -> dict:
     """Shares of right videos, with their intervals, of seen and held-out combinations."""
-    from utils.evaluation import judge_model
-    from utils.scores import score_groups
+    from utils.evaluation.benchmark import judge_model
+    from utils.evaluation.scores import score_groups
 
     return score_groups(judge_model(model, args.num_prompts, False, args.batch_size, settings))
 

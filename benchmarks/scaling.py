@@ -95,8 +95,8 @@ def predict(size: tuple[int, ...]) -> dict[str, int]:
     from torch.autograd.graph import saved_tensors_hooks
 
     from benchmarks.peers import TEXT_DIM, TOKENS
-    from models.svd_ledger import CudaAutocast
-    from utils.model_args import make_unet
+    from models.svd.ledger import CudaAutocast
+    from utils.runs.new_model import make_unet
 
     with torch.device("meta"):
         unet = make_unet(base_settings(), TEXT_DIM).to("meta").train()
@@ -129,8 +129,8 @@ def base_preset_peak(size: tuple[int, ...]) -> int | None:
     import torch
 
     from benchmarks.peers import TEXT_DIM, NetworkStep
-    from utils.model_args import make_unet
-    from utils.training import moving_average
+    from utils.runs.new_model import make_unet
+    from utils.training.ema import moving_average
 
     try:
         step = NetworkStep(make_unet(base_settings(), TEXT_DIM), size, "bf16", "cuda")

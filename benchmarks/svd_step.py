@@ -200,7 +200,7 @@ class Networks(NamedTuple):
 
 
 def full_networks() -> Networks:
-    from models.svd_ledger import IMG2VID_XT
+    from models.svd.ledger import IMG2VID_XT
 
     return Networks(IMG2VID_XT, VAE, CLIP)
 
@@ -311,8 +311,9 @@ def flops_of_unet(recipe: Recipe, clip: Clip, config: dict) -> dict[str, dict[st
     """Operations of the U-Net, "forward" and "backward", by kind; what checkpointing repeats is in the latter."""
     import torch
 
-    from models.svd import Conditioning, svd_loss
-    from models.svd_ledger import meta_unet
+    from models.svd.conditioning import Conditioning
+    from models.svd.ledger import meta_unet
+    from models.svd.objective import svd_loss
 
     unet = meta_unet(config)
     set_up(unet, recipe._replace(frozen="float32"))  # there is no autocast on the meta device
@@ -331,7 +332,7 @@ def bytes_of(recipe: Recipe, clip: Clip, networks: Networks) -> dict[str, int]:
     """What is in memory at the peak of a step, by item."""
     import torch
 
-    from models.svd_ledger import activation_bytes, meta_unet, scope_counts, static_bytes
+    from models.svd.ledger import activation_bytes, meta_unet, scope_counts, static_bytes
 
     unet = meta_unet(networks.unet)
     _, frozen = scope_counts(unet, recipe.scope)
@@ -371,8 +372,8 @@ def set_up(unet, recipe: Recipe) -> None:
     """What is frozen, recomputed and left out of the U-Net, as train_svd.py sets it up."""
     import torch
 
-    from models.svd_memory import enable_full_checkpointing, use_one_token_attention
-    from utils.svd_files import train_part
+    from models.svd.memory import enable_full_checkpointing, use_one_token_attention
+    from utils.runs.svd_files import train_part
 
     train_part(unet, recipe.scope, getattr(torch, recipe.frozen), None)
     use_one_token_attention(unet, recipe.one_token)
@@ -392,8 +393,8 @@ class TrainingStep:
         import torch
 
         import train_svd
-        from models.svd import encode_latents, image_embeddings
-        from utils.training import moving_average
+        from models.svd.conditioning import encode_latents, image_embeddings
+        from utils.training.ema import moving_average
 
         self.recipe, self.vae, self.unet, self.bf16, self.steps = recipe, pipeline.vae, pipeline.unet, bf16, 0
         self.device = self.vae.device
@@ -430,7 +431,7 @@ class TrainingStep:
             pipeline.image_encoder.to("cpu")
 
     def __call__(self) -> float:
-        from utils.training import seed_step
+        from utils.training.order import seed_step
 
         seed_step(0, self.steps)
         self.steps += 1
@@ -442,7 +443,8 @@ class TrainingStep:
         """The arguments of svd_loss: latents, conditioning, sigmas and noise."""
         import torch
 
-        from models.svd import draw_sigmas, make_conditioning
+        from models.svd.conditioning import make_conditioning
+        from models.svd.objective import draw_sigmas
 
         latents, embeddings = self.encode()
         sigmas, noise = draw_sigmas(len(latents)).to(self.device), torch.randn(latents.shape).to(self.device)
@@ -454,7 +456,7 @@ class TrainingStep:
         """The loss; its gradients are added to those of the parameters."""
         import torch
 
-        from models.svd import svd_loss
+        from models.svd.objective import svd_loss
 
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             losses, _ = svd_loss(self.unet, latents, conditioning, sigmas, noise)
@@ -497,7 +499,7 @@ def ratios(seconds: dict[str, list[float]], reference: str) -> dict[str, dict]:
 def time_tiny(clip: Clip, repeats: int) -> dict[str, dict]:
     """Seconds of a step of the tiny model, and their ratio to ours, of every variant that a CPU can run."""
     from tests.tiny_svd import tiny_svd_pipeline
-    from utils.training import choose_precision
+    from utils.hardware import choose_precision
 
     bf16 = choose_precision("auto", on_cpu=True) == "bf16"
     recipes = {name: recipe for name, recipe in VARIANTS.items() if recipe.optimizer != "adamw8bit"}

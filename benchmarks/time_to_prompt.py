@@ -121,12 +121,12 @@ def peer_curve(args: argparse.Namespace, work: Path) -> list[dict]:
     import torch
 
     from benchmarks.peers import import_peer
-    from utils.batches import Batches
-    from utils.evaluation import benchmark
-    from utils.judge import judge, wanted
-    from utils.scores import score_groups
-    from utils.training import EndlessSampler, seed_step
-    from utils.video_io import to_uint8
+    from utils.evaluation.benchmark import benchmark
+    from utils.evaluation.judge import judge, wanted
+    from utils.evaluation.scores import score_groups
+    from utils.training.batches import Batches
+    from utils.training.order import EndlessSampler, seed_step
+    from utils.video.frames import to_uint8
     from video_dataset import TextVideoDataset
 
     peer = import_peer()

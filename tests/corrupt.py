@@ -21,8 +21,8 @@ from safetensors.torch import load
 
 from tests.badinput.place import Shared, run_script
 from tests.tiny_runs import TRAINERS, command
-from utils.checkpoint import list_checkpoints, newest_checkpoint
 from utils.cli import UserError
+from utils.runs.checkpoint import list_checkpoints, newest_checkpoint
 
 STEPS, EVERY = 4, 2
 

@@ -30,13 +30,14 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-import utils.checkpoint
-import utils.training
+import utils.runs.checkpoint
+import utils.training.processes
 from tests.badinput.place import Shared, run_script
 from tests.tiny_runs import TRAINERS, command
-from utils.checkpoint import Resumed, list_checkpoints, load_checkpoint
 from utils.cli import printable
-from utils.training import EndlessSampler, read_metrics, seed_step
+from utils.logs.metrics import read_metrics
+from utils.runs.checkpoint import Resumed, list_checkpoints, load_checkpoint
+from utils.training.order import EndlessSampler, seed_step
 
 STEPS, STOPS, WORKERS, ACCUMULATIONS = 17, (1, 3, 5, 8, 16), (0, 2), (1, 3)
 MUTATED_STEPS, MUTATED_STOP = 9, 5
@@ -205,7 +206,7 @@ def other_value(value, before):
 @contextlib.contextmanager
 def checkpoint_item_lost(key: str, kind: str, before: Resumed) -> Iterator[None]:
     """Inside the block a run that resumes finds an earlier value of one item: tensors `key` of the kind, or state."""
-    real = utils.checkpoint.find_run
+    real = utils.runs.checkpoint.find_run
 
     def find_run(*args, **kwargs):
         run_dir, resumed = real(*args, **kwargs)
@@ -217,7 +218,7 @@ def checkpoint_item_lost(key: str, kind: str, before: Resumed) -> Iterator[None]
             resumed.tensors[key] |= stale
         return run_dir, resumed
 
-    with mock.patch("utils.checkpoint.find_run", find_run):
+    with mock.patch("utils.runs.checkpoint.find_run", find_run):
         yield
 
 
@@ -247,7 +248,7 @@ def drawn_otherwise(target: str) -> contextlib.AbstractContextManager:
 
 def sampler_with(**changes) -> contextlib.AbstractContextManager:
     """Inside the block the order of samples is made with other arguments."""
-    return mock.patch("utils.training.EndlessSampler", lambda *args, **_: EndlessSampler(*args[:2], **changes))
+    return mock.patch("utils.training.order.EndlessSampler", lambda *args, **_: EndlessSampler(*args[:2], **changes))
 
 
 def samples_of_epoch_zero() -> contextlib.AbstractContextManager:
@@ -258,7 +259,7 @@ def samples_of_epoch_zero() -> contextlib.AbstractContextManager:
 
 def seed_without_step() -> contextlib.AbstractContextManager:
     """Inside the block the seed of a step does not depend on the step."""
-    return mock.patch("utils.training.seed_step", lambda seed, *_: seed_step(seed))
+    return mock.patch("utils.training.order.seed_step", lambda seed, *_: seed_step(seed))
 
 
 RANDOM = {
@@ -274,22 +275,22 @@ RANDOM_OF = {
     },
     "train_svd": {
         "noise": "torch.randn",
-        "noise levels": "models.svd.draw_sigmas",
-        "noise on the image and its dropout": "models.svd.make_conditioning",
+        "noise levels": "models.svd.objective.draw_sigmas",
+        "noise on the image and its dropout": "models.svd.conditioning.make_conditioning",
     },
 }
 
 
 def with_gradient_scaler() -> contextlib.AbstractContextManager:
     """Inside the block accelerators scale the loss as for fp16, which needs a GPU otherwise."""
-    real = utils.training.make_accelerator
+    real = utils.training.processes.make_accelerator
 
     def make_accelerator(*args):
         accelerator = real(*args)
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=2)
         return accelerator
 
-    return mock.patch("utils.training.make_accelerator", make_accelerator)
+    return mock.patch("utils.training.processes.make_accelerator", make_accelerator)
 
 
 def mutations(

@@ -9,14 +9,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import utils.batches
-from utils.batches import BatchError, Batches, saved_first
-from utils.checkpoint import save_checkpoint
+import utils.training.batches
 from utils.cli import Diverged, out_of_memory
-from utils.clip_index import DataError
-from utils.divergence import MOST_SKIPPED, NumberGuard
-from utils.readable import ReadableClips, UnreadableClip
-from utils.training import EndlessSampler
+from utils.data.errors import DataError
+from utils.data.readable import ReadableClips, UnreadableClip
+from utils.runs.checkpoint import save_checkpoint
+from utils.training.batches import BatchError, Batches, saved_first
+from utils.training.divergence import MOST_SKIPPED, NumberGuard
+from utils.training.order import EndlessSampler
 
 
 class Clips(ReadableClips):
@@ -78,7 +78,7 @@ def test_a_killed_worker_interrupts_nothing_but_the_wait_for_a_batch():
 
 
 def test_a_worker_that_hangs_is_given_up_with_the_name_of_its_clip(monkeypatch):
-    monkeypatch.setattr(utils.batches, "WORKER_TIMEOUT", 1)
+    monkeypatch.setattr(utils.training.batches, "WORKER_TIMEOUT", 1)
     order = paths(batches(Clips()), 4)
     some = batches(Clips(slow=[int(order[3][4:])]), workers=1)
     assert paths(some, 3) == order[:3]

@@ -13,9 +13,12 @@ from PIL import Image
 
 from benchmarks import data, measure, prepare, startup
 from tests.clips import cut, damage, encode, moving_clip
-from utils import clip_writer, video_io
-from utils.clip_writer import write_clips
-from utils.video_io import probe_video, read_frames, write_image, write_video
+from utils.frame_folders import clip_writer
+from utils.frame_folders.clip_writer import write_clips
+from utils.video import decode
+from utils.video.decode import probe_video, read_frames
+from utils.video.encode import write_image, write_video
+from utils.video.frames import to_uint8
 from video_dataset import TextVideoDataset
 
 
@@ -63,7 +66,7 @@ def test_the_naive_reader_gives_the_samples_that_training_wants(tmp_path, monkey
     assert len(naive) == len(ours) == 2 and naive[(0, 1)]["text"] == ours[1]["text"] == "film 1"
     first = np.random.default_rng((0, 1)).integers(24 - 16 + 1)
     frames = read_frames(ours.items[1][0], range(first, first + 16))
-    assert np.array_equal(video_io.to_uint8(naive[(0, 1)]["video"]), frames)
+    assert np.array_equal(to_uint8(naive[(0, 1)]["video"]), frames)
 
 
 def test_prepare_compares_frames_and_costs(results):
@@ -132,7 +135,7 @@ def test_a_disk_that_gives_back_something_else_is_noticed(tmp_path, monkeypatch,
     def forgetful(path, mode):
         return Forgetful(path, mode) if "partial" in str(path) else builtins.open(path, mode)
 
-    monkeypatch.setattr(video_io, "open", forgetful, raising=False)
+    monkeypatch.setattr(decode, "open", forgetful, raising=False)
     with pytest.raises(OSError, match="read back"):
         write_image(tmp_path / name, moving_clip(1)[0])
     assert not list(tmp_path.iterdir())
@@ -154,7 +157,7 @@ def written(video: Path, folder: Path, **settings) -> tuple[dict, dict[str, byte
 )
 def test_a_right_header_saves_a_decoding_and_changes_nothing(tmp_path, monkeypatch, settings):
     video = encode(tmp_path / "a.mp4", moving_clip(30, 48, 64))
-    monkeypatch.setattr(video_io, "MOST_CLAIMED", 0)  # no header is believed
+    monkeypatch.setattr(decode, "MOST_CLAIMED", 0)  # no header is believed
     twice = written(video, tmp_path / "twice", **settings)
     monkeypatch.undo()
     monkeypatch.setattr(clip_writer, "iter_frames", lambda *_: pytest.fail("decoded again"))
@@ -173,7 +176,7 @@ def test_a_wrong_header_leaves_no_frame_of_its_own(tmp_path, monkeypatch, fault)
 
     def counted(info, indices):
         again.append(info)
-        return video_io.iter_frames(info, indices)
+        return decode.iter_frames(info, indices)
 
     monkeypatch.setattr(clip_writer, "iter_frames", counted)
     rows, files = written(video, tmp_path / "out")
@@ -198,9 +201,9 @@ def test_small_files_are_decoded_by_one_thread_and_to_the_same_frames(tmp_path, 
     path = encode(tmp_path / "a.mp4", moving_clip(90), options={"g": "30", "bf": "2"})
     info, found = probe_video(path), []
     for limit, threads in ((0, None), (2**30, 1)):
-        monkeypatch.setattr(video_io, "SMALL_FILE", limit)
+        monkeypatch.setattr(decode, "SMALL_FILE", limit)
         assert probe_video(path) == info
-        reader = video_io._OpenCVReader(str(path))
+        reader = decode._OpenCVReader(str(path))
         assert threads is None or reader.capture.get(cv2.CAP_PROP_N_THREADS) == threads
         reader.close()
         found += [read_frames(info, range(90)), read_frames(info, range(70, 90))]  # from the start, and after a seek

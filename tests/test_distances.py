@@ -8,7 +8,7 @@ import torch
 from torchmetrics.image.fid import _compute_fid
 from torchmetrics.image.kid import poly_mmd
 
-from models.distances import (
+from models.metrics.distances import (
     Distance,
     difference,
     frechet_distance,
@@ -40,7 +40,7 @@ def test_kernel_distance_is_the_mmd_of_torchmetrics():
 
 
 def test_kernel_distance_of_sets_of_different_sizes_is_its_definition(monkeypatch):
-    monkeypatch.setattr("models.distances.CHUNK", 3)
+    monkeypatch.setattr("models.metrics.distances.CHUNK", 3)
     x, y = torch.randn(7, 5).double(), torch.randn(11, 5).double()
 
     def mean_kernel(a, b):

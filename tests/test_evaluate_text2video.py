@@ -10,8 +10,8 @@ import pytest
 import evaluate_text2video
 import train_text2video
 from utils.cli import UserError
-from utils.evaluation import GROUPS, benchmark
-from utils.training import read_metrics
+from utils.evaluation.benchmark import GROUPS, benchmark
+from utils.logs.metrics import read_metrics
 from video_dataset import write_demo_dataset
 
 CORE = ("colour", "shape", "direction")
@@ -85,7 +85,8 @@ def test_copies_of_training_clips_are_found(data, tmp_path):
 def test_fresh_clips_lie_nearer_to_the_data_than_still_ones(data, fresh, tmp_path):
     import numpy as np
 
-    from utils.video_io import probe_video, read_frames, write_video
+    from utils.video.decode import probe_video, read_frames
+    from utils.video.encode import write_video
 
     shutil.copytree(fresh, tmp_path / "still")
     for video in (tmp_path / "still" / "videos").glob("*.mp4"):

@@ -8,10 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from utils import shapes
-from utils.judge import judge, wanted
-from utils.scores import chance, right
-from utils.video_io import probe_video, read_frames, write_video
+from utils.data import shapes
+from utils.evaluation.judge import judge, wanted
+from utils.evaluation.scores import chance, right
+from utils.video.decode import probe_video, read_frames
+from utils.video.encode import write_video
 
 OPPOSITE = {"left": "right", "right": "left", "up": "up", "down": "down"}
 

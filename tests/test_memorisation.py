@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from models.video_features import pick_frames
+from models.metrics.video_features import pick_frames
 from tests.clips import panning_clip
-from utils import memorisation
-from utils.memorisation import nearest_training_clips, small_clips
-from utils.video_io import probe_video, read_frames, write_video
+from utils.evaluation import memorisation
+from utils.evaluation.memorisation import nearest_training_clips, small_clips
+from utils.video.decode import probe_video, read_frames
+from utils.video.encode import write_video
 
 SHAPE = {"num_frames": 10, "height": 48, "width": 64}
 

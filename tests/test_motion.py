@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from tests.clips import panning_clip
-from utils.motion import (
+from utils.evaluation.motion_statistics import compare_motion, motion_statistics
+from utils.video.motion import (
     DIRECTIONS,
     SPEED_EDGES,
     STATIC_SCORE,
@@ -11,7 +12,6 @@ from utils.motion import (
     small_grey,
     to_buckets,
 )
-from utils.motion_statistics import compare_motion, motion_statistics
 
 
 @pytest.mark.parametrize("speed", [0.02, 0.05, 0.1, 0.2, 0.4, 0.8])

@@ -4,10 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from utils.checkpoint import Resumed, restore_training_state, training_state
 from utils.cli import UserError
-from utils.optimizers import NS_STEPS, REST, BatchedMuon, MuonWithAdamW, make_optimizer, orthogonalise
-from utils.training import learning_rate_schedule
+from utils.runs.checkpoint import Resumed, restore_training_state, training_state
+from utils.training.optimizers import (
+    NS_STEPS,
+    REST,
+    BatchedMuon,
+    MuonWithAdamW,
+    learning_rate_schedule,
+    make_optimizer,
+    orthogonalise,
+)
 
 
 class Small(nn.Module):

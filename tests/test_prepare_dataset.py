@@ -19,12 +19,14 @@ from PIL import Image
 import prepare_dataset
 from prepare_dataset import converted, main, parse_args
 from tests.clips import audio_only, cut, damage, encode, has_encoder, moving_clip, panning_clip
-from utils import clip_writer, video_io
 from utils.cli import UserError
-from utils.clip_writer import find_cut
-from utils.frame_windows import sample_segment
-from utils.motion import STATIC_SCORE, motion_score
-from utils.video_io import VideoInfo, probe_video, read_frames, write_gif, write_video
+from utils.frame_folders import clip_writer
+from utils.frame_folders.clip_writer import find_cut
+from utils.video import decode
+from utils.video.decode import VideoInfo, probe_video, read_frames
+from utils.video.encode import write_gif, write_video
+from utils.video.frame_windows import sample_segment
+from utils.video.motion import STATIC_SCORE, motion_score
 
 TREE = Path(prepare_dataset.__file__).parent
 
@@ -249,7 +251,7 @@ def test_a_second_run_changes_nothing(videos, tmp_path, monkeypatch):
 def test_killed_and_resumed_equals_uninterrupted(videos, whole, tmp_path):
     """SIGKILL while the second video is half-written, several times over."""
     slow = (
-        "import sys, time, utils.clip_writer as writer\nimport prepare_dataset as script\n"
+        "import sys, time, utils.frame_folders.clip_writer as writer\nimport prepare_dataset as script\n"
         "write = writer.write_image\n"
         "def slow(path, image):\n    write(path, image)\n    time.sleep(0.05)\n"
         "writer.write_image = slow\nscript.main(script.parse_args(sys.argv[1:]))"
@@ -312,7 +314,7 @@ def test_a_manifest_written_while_another_shard_finishes_is_written_again(videos
     record = output / ".prepare/video_0004/record.json"
     late = record.read_bytes()
     record.unlink()
-    from utils import prepare_report
+    from utils.frame_folders import report as prepare_report
 
     real = prepare_report.write_report
     monkeypatch.setattr(prepare_report, "write_report", lambda *args: (real(*args), record.write_bytes(late)))
@@ -480,7 +482,7 @@ def test_a_clip_that_fails_half_way_leaves_no_frames(videos, tmp_path, monkeypat
         yield from read_frames(info, list(indices)[:3])
         raise clip_writer.VideoError("frame 3 is not what was probed: the file has changed")
 
-    monkeypatch.setattr(video_io, "MOST_CLAIMED", 0)  # no header is believed: the frames come from a second decoding
+    monkeypatch.setattr(decode, "MOST_CLAIMED", 0)  # no header is believed: the frames come from a second decoding
     monkeypatch.setattr(clip_writer, "iter_frames", breaks)
     with pytest.raises(UserError, match="none of the videos"):
         prepare(videos, tmp_path / "out")

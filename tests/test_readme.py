@@ -18,7 +18,7 @@ import train_text2video
 import video_dataset
 from benchmarks import ablation, data, sampling, time_to_prompt, train_step
 from tests.tiny_svd import tiny_svd_pipeline
-from utils.video_io import probe_video
+from utils.video.decode import probe_video
 
 ROOT = Path(__file__).parent.parent
 READMES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")}

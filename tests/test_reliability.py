@@ -18,7 +18,7 @@ from tests.security.calls import in_the_repository, unsafe_calls
 from tests.security.text import escaping_prompts
 from tests.time_to_error import quick_cases, time_errors
 from tests.tiny_runs import TRAINERS
-from utils.checkpoint import MANIFEST, CheckpointError, load_checkpoint, save_checkpoint
+from utils.runs.checkpoint import MANIFEST, CheckpointError, load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).parent.parent
 

@@ -8,9 +8,9 @@ from math import comb
 import numpy as np
 import pytest
 
-from utils import shapes
-from utils.judge import Verdict, wanted
-from utils.scores import (
+from utils.data import shapes
+from utils.evaluation.judge import Verdict, wanted
+from utils.evaluation.scores import (
     CORE,
     NOTHING,
     SCORED,

@@ -6,8 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from utils import shapes
-from utils.judge import wanted
+from utils.data import shapes
+from utils.evaluation.judge import wanted
 
 
 def words(text: str) -> set[str]:

@@ -8,23 +8,17 @@ import pytest
 import torch
 from diffusers import StableVideoDiffusionPipeline
 
-from models.svd import (
+from models.svd.conditioning import (
     Conditioning,
-    denoise,
     draw_noise_aug,
-    draw_sigmas,
     drop_image,
     encode_first_frames,
     encode_latents,
-    eps_hat,
     image_embeddings,
     make_conditioning,
-    preconditioning,
-    predict,
-    svd_loss,
-    v_target,
 )
-from models.svd_memory import use_one_token_attention
+from models.svd.memory import use_one_token_attention
+from models.svd.objective import denoise, draw_sigmas, eps_hat, preconditioning, predict, svd_loss, v_target
 from tests.tiny_svd import tiny_svd_pipeline
 
 

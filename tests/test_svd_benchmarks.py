@@ -12,8 +12,8 @@ import infer_svd
 from benchmarks import infer_svd as infer_benchmark
 from benchmarks import measure, svd_step
 from benchmarks.svd_step import OURS, PEER, Clip, TrainingStep, full_networks, tiny_networks
-from models.svd_ledger import IMG2VID_XT, activation_bytes, scope_counts
-from models.svd_memory import OneTokenAttention, use_one_token_attention
+from models.svd.ledger import IMG2VID_XT, activation_bytes, scope_counts
+from models.svd.memory import OneTokenAttention, use_one_token_attention
 from tests.tiny_svd import TINY_UNET, tiny_svd_pipeline
 
 CLIP = Clip(64, 64, 4)

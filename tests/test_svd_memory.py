@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from models.svd import Conditioning, draw_sigmas, svd_loss
-from models.svd_ledger import activation_bytes, memory_ledger, meta_unet, scope_counts, static_bytes
-from models.svd_memory import (
+from models.svd.conditioning import Conditioning
+from models.svd.ledger import activation_bytes, memory_ledger, meta_unet, scope_counts, static_bytes
+from models.svd.memory import (
     TEMPORAL,
     UNTRAINABLE,
     disable_full_checkpointing,
@@ -18,6 +18,7 @@ from models.svd_memory import (
     trainable_names,
     use_one_token_attention,
 )
+from models.svd.objective import draw_sigmas, svd_loss
 from tests.tiny_svd import TINY_UNET, tiny_svd_pipeline
 
 GiB = 2**30

@@ -11,14 +11,14 @@ from PIL import Image
 import infer_svd
 import prepare_dataset
 import train_svd
-from models.svd_memory import trainable_names
+from models.svd.memory import trainable_names
 from tests.tiny_svd import tiny_svd_pipeline
-from utils.checkpoint import list_checkpoints, load_checkpoint
 from utils.cli import UserError
-from utils.images import read_image, what_is_lost
-from utils.svd_data import FrameClips, find_frame_folders
-from utils.training import read_metrics
-from utils.video_io import probe_video, read_frames
+from utils.frame_folders.frame_clips import FrameClips, find_frame_folders
+from utils.logs.metrics import read_metrics
+from utils.runs.checkpoint import list_checkpoints, load_checkpoint
+from utils.video.decode import probe_video, read_frames
+from utils.video.images import read_image, what_is_lost
 from video_dataset import write_demo_dataset
 
 FRAMES = 4
@@ -252,7 +252,7 @@ def test_a_model_that_no_hub_gives_fails_in_seconds_with_the_ways_out(dataset, t
 def test_a_folder_that_lacks_a_part_says_which(pipeline_dir, tmp_path):
     import shutil
 
-    from utils.svd_files import load_pipeline
+    from utils.runs.svd_files import load_pipeline
 
     shutil.copytree(pipeline_dir, tmp_path / "half")
     shutil.rmtree(tmp_path / "half" / "image_encoder")

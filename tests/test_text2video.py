@@ -21,11 +21,11 @@ from models.diffusion import CaptionedDiffusion
 from models.text_encoder import BUILTIN
 from tests.test_text_encoder import clip_folder  # noqa: F401  (a fixture)
 from tests.tiny_models import tiny_image_model
-from utils.checkpoint import list_checkpoints, load_checkpoint
 from utils.cli import Diverged, Stopped, UserError
-from utils.model_file import load_model, unpack_model
-from utils.training import read_metrics
-from utils.video_io import probe_video, read_frames
+from utils.logs.metrics import read_metrics
+from utils.runs.checkpoint import list_checkpoints, load_checkpoint
+from utils.runs.model_file import load_model, unpack_model
+from utils.video.decode import probe_video, read_frames
 from video_dataset import write_demo_dataset
 
 ROOT = Path(__file__).parent.parent

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from utils.cli import without_secrets
-from utils.trackers import Unfailing, start_trackers
+from utils.logs.trackers import Unfailing, start_trackers
 
 TOKEN = "hf_" + "x1" * 17
 

@@ -9,7 +9,10 @@ import pytest
 import torch
 from diffusers.training_utils import EMAModel
 
-from utils.checkpoint import (
+from utils.cli import Stopped, UserError
+from utils.hardware import choose_precision
+from utils.logs.metrics import Metrics
+from utils.runs.checkpoint import (
     CheckpointError,
     Resumed,
     find_run,
@@ -20,17 +23,11 @@ from utils.checkpoint import (
     save_checkpoint,
     training_state,
 )
-from utils.cli import Stopped, UserError
-from utils.model_file import load_model, save_model
-from utils.training import (
-    EndlessSampler,
-    Metrics,
-    StopSignals,
-    choose_precision,
-    ema_weights,
-    learning_rate_schedule,
-    seed_step,
-)
+from utils.runs.model_file import load_model, save_model
+from utils.training.ema import ema_weights
+from utils.training.optimizers import learning_rate_schedule
+from utils.training.order import EndlessSampler, seed_step
+from utils.training.signals import StopSignals
 
 
 def test_each_epoch_is_another_permutation_of_all_samples():
@@ -157,7 +154,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_never_starts_over(tmp_path):
 
 def test_failed_writing_leaves_the_old_checkpoint_and_no_rest(tmp_path, monkeypatch):
     save_checkpoint(tmp_path, 1, some_tensors(1), {"step": 1}, keep=2)
-    monkeypatch.setattr("utils.checkpoint.sha256", lambda path: (_ for _ in ()).throw(OSError(28, "no space")))
+    monkeypatch.setattr("utils.runs.checkpoint.sha256", lambda path: (_ for _ in ()).throw(OSError(28, "no space")))
     with pytest.raises(UserError, match="disk full writing .*checkpoint-00000002: needs 64 bytes, .* are free"):
         save_checkpoint(tmp_path, 2, some_tensors(2), {"step": 2}, keep=2)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000001"]

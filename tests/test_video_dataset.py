@@ -14,11 +14,14 @@ import pytest
 import torch
 
 import video_dataset
-from utils import clip_index, shapes
 from utils.cli import Parser, UserError
-from utils.clip_index import CaptionError, read_caption, swap_left_right
-from utils.frame_windows import window
-from utils.video_io import VideoInfo, find_videos, probe_video, read_frames, write_video
+from utils.data import clip_index, shapes
+from utils.data.captions import read_caption, swap_left_right
+from utils.data.errors import CaptionError
+from utils.data.find_videos import find_videos
+from utils.video.decode import VideoInfo, probe_video, read_frames
+from utils.video.encode import write_video
+from utils.video.frame_windows import window
 from video_dataset import TextVideoDataset, main, parse_args
 
 DEMO = ["--num_clips", "12", "--num_frames", "8", "--frame_size", "32"]
@@ -478,14 +481,14 @@ def test_every_container_in_any_case_is_read(tmp_path, name):
 
 
 def test_index_probes_a_file_once_and_again_when_it_changes(tmp_path, monkeypatch):
-    from utils import video_io
+    from utils.video import decode
 
     for name in "ab":
         add_clip(tmp_path, name, ramp(8))
     longer = add_clip(tmp_path / "elsewhere", "b", ramp(9))
     probed = []
-    real = video_io.probe_video
-    monkeypatch.setattr(video_io, "probe_video", lambda path: probed.append(Path(path).name) or real(path))
+    real = decode.probe_video
+    monkeypatch.setattr(decode, "probe_video", lambda path: probed.append(Path(path).name) or real(path))
     load(tmp_path)
     load(tmp_path)
     assert sorted(probed) == ["a.mp4", "b.mp4"]

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torchmetrics.functional.multimodal import clip_score as reference_clip_score
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPVisionModelWithProjection
 
-from models.distances import frechet_distance, kernel_distance
-from models.text_encoder import train_tokenizer
-from models.video_features import (
+from models.metrics.distances import frechet_distance, kernel_distance
+from models.metrics.video_features import (
     CLIPFeatures,
     I3DFeatures,
     Random3DFeatures,
@@ -24,10 +23,11 @@ from models.video_features import (
     as_video,
     pick_frames,
 )
+from models.text_encoder import train_tokenizer
 from tests.clips import panning_clip
 from utils.cli import UserError
-from utils.video_io import to_uint8
-from utils.video_metrics import clip_score, fvd, load_features
+from utils.evaluation.video_metrics import clip_score, fvd, load_features
+from utils.video.frames import to_uint8
 
 PROMPTS = ["a red circle moving right", "a blue square", "the green triangle goes up slowly"]
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -13,21 +13,14 @@ import torch
 from PIL import Image
 
 from tests.clips import audio_only, cut, damage, encode, has_encoder, moving_clip
-from utils import video_io
-from utils.video_io import (
-    VideoError,
-    VideoInfo,
-    contact_sheet,
-    find_videos,
-    probe_video,
-    read_frames,
-    resize_frames,
-    to_uint8,
-    write_frames,
-    write_gif,
-    write_image,
-    write_video,
-)
+from utils.data.find_videos import find_videos
+from utils.video import contact_sheet as sheets
+from utils.video import decode
+from utils.video import encode as encoding
+from utils.video.contact_sheet import contact_sheet
+from utils.video.decode import VideoError, VideoInfo, probe_video, read_frames
+from utils.video.encode import write_frames, write_gif, write_image, write_video
+from utils.video.frames import resize_frames, to_uint8
 
 
 def read_all(path: Path) -> tuple[VideoInfo, np.ndarray]:
@@ -72,7 +65,7 @@ def test_a_playlist_behind_a_video_header_opens_no_other_file_V33(tmp_path):
     encode(tmp_path / "other.mp4", moving_clip(4))
     playlist = tmp_path / "list.mp4"
     playlist.write_text("ffconcat version 1.0\nfile other.mp4\n")
-    for reader in (video_io._OpenCVReader, video_io._PyAVReader):
+    for reader in (decode._OpenCVReader, decode._PyAVReader):
         with pytest.raises(VideoError):
             reader(str(playlist))
 
@@ -222,7 +215,7 @@ def test_opencv_and_pyav_agree_on_the_pixels_V15(tmp_path):
     for pix_fmt in ("yuv420p", "yuv420p10le", "yuvj420p"):
         path = encode(tmp_path / f"{pix_fmt}.mp4", moving_clip(4), pix_fmt=pix_fmt)
         both = []
-        for reader in (video_io._OpenCVReader, video_io._PyAVReader):
+        for reader in (decode._OpenCVReader, decode._PyAVReader):
             both.append(np.stack([picture() for _, _, picture in reader(str(path))]).astype(float))
         assert np.square(both[0] - both[1]).mean() < 6.5  # a PSNR of 40 dB
 
@@ -240,7 +233,7 @@ def test_a_size_that_changes_inside_the_stream_is_noted_V23(tmp_path):
 
 def test_huge_frames_are_refused_before_the_first_read_V22(tmp_path, monkeypatch):
     path = encode(tmp_path / "a.mp4", moving_clip(2))
-    monkeypatch.setattr(video_io._OpenCVReader, "__iter__", lambda self: pytest.fail("a frame was read"))
+    monkeypatch.setattr(decode._OpenCVReader, "__iter__", lambda self: pytest.fail("a frame was read"))
     with pytest.raises(VideoError, match="64x64 is more than the limit of 4000 pixels"):
         probe_video(path, max_pixels=4000)
 
@@ -297,8 +290,8 @@ def test_frame_n_equals_frame_n_of_sequential_decoding_V14(tmp_path, name, codec
 
 def test_a_seek_is_used_far_from_the_start_only(tmp_path, monkeypatch):
     sought = []
-    seek = video_io._OpenCVReader.seek
-    monkeypatch.setattr(video_io._OpenCVReader, "seek", lambda self, n, fps: sought.append(n) or seek(self, n, fps))
+    seek = decode._OpenCVReader.seek
+    monkeypatch.setattr(decode._OpenCVReader, "seek", lambda self, n, fps: sought.append(n) or seek(self, n, fps))
     info = probe_video(encode(tmp_path / "a.mp4", moving_clip(120)))
     for n in (0, 20, 63, 100):
         read_frames(info, [n])
@@ -500,8 +493,8 @@ def test_a_full_disk_raises_and_leaves_the_old_file(tmp_path, write):
 def test_a_file_cut_short_in_silence_is_noticed(tmp_path, monkeypatch):
     replaced = []
     monkeypatch.setattr(os, "replace", lambda *paths: replaced.append(paths))
-    probe = video_io.probe_video
-    monkeypatch.setattr(video_io, "probe_video", lambda path: probe(cut(Path(path), 0.6)))
+    probe = encoding.probe_video
+    monkeypatch.setattr(encoding, "probe_video", lambda path: probe(cut(Path(path), 0.6)))
     with pytest.raises(OSError, match="of 16 frames"):
         write_video(tmp_path / "a.mp4", moving_clip(16), 8)
     assert not replaced and not list(tmp_path.iterdir())
@@ -536,4 +529,4 @@ def test_contact_sheet_takes_any_label():
     labels = ["", "一只猫", "word " * 300, "x" * 3000, "a\nb\x1b[2J\0", "🎈\ud800"]
     sheet = contact_sheet([clip, clip[:1], *[clip] * 4], labels)
     assert sheet.shape[1] == 4 * (24 * 5 + 4) + 4
-    assert video_io._drawable("猫 cat\n") == "\\u732b cat\\n"
+    assert sheets._drawable("猫 cat\n") == "\\u732b cat\\n"

@@ -22,8 +22,8 @@ from pathlib import Path
 from PIL import Image
 
 from tests.faults.place import TRAIN, TRAIN_SVD, Ended, Place, Shared
-from utils.checkpoint import list_checkpoints
 from utils.cli import printable
+from utils.runs.checkpoint import list_checkpoints
 
 LIMIT, WANDB_LIMIT = 10, 15  # s
 NOWHERE = "http://127.0.0.1:9"  # nothing listens here

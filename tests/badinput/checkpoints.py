@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.badinput.place import Place, row
-from utils.checkpoint import MANIFEST, list_checkpoints
+from utils.runs.checkpoint import MANIFEST, list_checkpoints
 
 TOO_LONG = (1 << 31).to_bytes(8, "little")  # the length of a header of safetensors
 

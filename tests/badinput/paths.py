@@ -12,7 +12,8 @@ from pathlib import Path
 
 from tests.badinput.place import Place, row
 from tests.clips import moving_clip
-from utils.video_io import find_videos, probe_video
+from utils.data.find_videos import find_videos
+from utils.video.decode import probe_video
 
 NOBODY = 65534
 

@@ -14,8 +14,8 @@ import torch
 
 from tests.faults.forked import Training, finished, forking, trainings
 from tests.faults.place import Place, row
-from utils.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
-from utils.run_folder import list_checkpoints, lock_run
+from utils.runs.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from utils.runs.run_folder import list_checkpoints, lock_run
 
 MORE = ("--resume", "latest", "--max_train_steps", 5)  # a run of four steps goes on for one
 

@@ -16,7 +16,7 @@ from tests.faults.forked import Script, Training, trainings
 from tests.faults.place import Ended, Place, row
 from tests.table import NotRun
 from utils.files import PARTIAL
-from utils.video_io import probe_video
+from utils.video.decode import probe_video
 
 
 @contextlib.contextmanager
@@ -41,7 +41,7 @@ def limited(size: int | str) -> None:
 
 def full_at_the_second_checkpoint() -> None:
     """Patch safetensors, so that the second checkpoint finds room for 3 MB a file: the moments do not fit."""
-    from utils import checkpoint
+    from utils.runs import checkpoint
 
     save, written = checkpoint.save_file, set()
 
@@ -55,7 +55,7 @@ def full_at_the_second_checkpoint() -> None:
 
 def fill_at_the_second_checkpoint() -> None:
     """Patch safetensors, so that something else fills the disk when the second checkpoint is begun."""
-    from utils import checkpoint
+    from utils.runs import checkpoint
 
     save, written = checkpoint.save_file, set()
 

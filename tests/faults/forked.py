@@ -12,9 +12,9 @@ from pathlib import Path
 
 from tests.faults.place import ROOT, TRAIN, TRAIN_SVD, Ended, Place, Shared
 from tests.faults.runner import run_patched
-from utils.checkpoint import load_checkpoint
-from utils.run_folder import list_checkpoints
-from utils.training import read_metrics
+from utils.logs.metrics import read_metrics
+from utils.runs.checkpoint import load_checkpoint
+from utils.runs.run_folder import list_checkpoints
 
 TRAINERS = ("train_text2video", "train_svd")
 ENDLESS = ("--max_train_steps", 100_000, "--checkpoint_every", 100_000, "--resume", "auto")

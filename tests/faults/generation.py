@@ -13,7 +13,7 @@ from tests.faults.forked import Script
 from tests.faults.memory import in_forward
 from tests.faults.place import Ended, Place, row
 from tests.faults.scripts import flags, out, run, start
-from utils.video_io import probe_video
+from utils.video.decode import probe_video
 
 WAITS = "waits for its end"
 
@@ -119,15 +119,15 @@ def f33(place: Place) -> str:
 
 
 def slow_images() -> None:
-    import utils.clip_writer
+    import utils.frame_folders.clip_writer
 
-    write_image = utils.clip_writer.write_image
+    write_image = utils.frame_folders.clip_writer.write_image
 
     def slow(*args):
         time.sleep(0.02)
         write_image(*args)
 
-    utils.clip_writer.write_image = slow
+    utils.frame_folders.clip_writer.write_image = slow
 
 
 def stopped(place: Place, script: str, what: tuple, patch, number: int) -> dict[str, bytes]:

@@ -9,8 +9,8 @@ import torch
 from tests.faults.numbers import in_step
 from tests.faults.place import Place, row
 from tests.faults.scripts import TRAINERS, out, run
-from utils.checkpoint import list_checkpoints, load_checkpoint
-from utils.video_io import probe_video
+from utils.runs.checkpoint import list_checkpoints, load_checkpoint
+from utils.video.decode import probe_video
 
 TOO_MUCH = 2**50  # bytes
 
@@ -41,15 +41,14 @@ def torch_in_step_3() -> None:
 def numpy_in_a_worker() -> None:
     from torch.utils.data import get_worker_info
 
-    import utils.images
-    import utils.svd_data
-    import utils.video_io
+    import utils.frame_folders.frame_clips
+    import utils.video.decode
 
     def in_worker(function):
         return lambda *args, **kwargs: numpy_says_no() if get_worker_info() else function(*args, **kwargs)
 
-    utils.video_io.read_frames = in_worker(utils.video_io.read_frames)
-    utils.svd_data.read_image = in_worker(utils.svd_data.read_image)
+    utils.video.decode.read_frames = in_worker(utils.video.decode.read_frames)
+    utils.frame_folders.frame_clips.read_image = in_worker(utils.frame_folders.frame_clips.read_image)
 
 
 def torch_while_the_network_is_built() -> None:
@@ -62,9 +61,9 @@ def torch_while_the_network_is_built() -> None:
 
 
 def torch_while_a_checkpoint_is_read() -> None:
-    import utils.checkpoint
+    import utils.runs.checkpoint
 
-    utils.checkpoint.load_file = torch_says_no
+    utils.runs.checkpoint.load_file = torch_says_no
 
 
 @row("F22", "out of memory in training names the flags that help, in order, and the newest checkpoint", slow=True)
@@ -116,10 +115,12 @@ def in_forward(number: int, says_no) -> None:
 
 
 def numpy_at_the_second_video() -> None:
-    import utils.clip_writer
+    import utils.frame_folders.clip_writer
 
-    probe = utils.clip_writer.probe_video
-    utils.clip_writer.probe_video = lambda path: numpy_says_no() if path.stem == "clip_00001" else probe(path)
+    probe = utils.frame_folders.clip_writer.probe_video
+    utils.frame_folders.clip_writer.probe_video = lambda path: (
+        numpy_says_no() if path.stem == "clip_00001" else probe(path)
+    )
 
 
 @row(

@@ -18,10 +18,10 @@ from tests.badinput.place import run_script
 from tests.faults.place import Place, row
 from tests.faults.scripts import TRAINERS, copied, flags, out, run
 from tests.tiny_models import tiny_clip, tiny_image_model
-from utils.checkpoint import load_checkpoint
 from utils.cli import without_secrets
-from utils.run_folder import list_checkpoints
-from utils.training import read_metrics
+from utils.logs.metrics import read_metrics
+from utils.runs.checkpoint import load_checkpoint
+from utils.runs.run_folder import list_checkpoints
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_ThisIsNotARealTokenButAsLongAsOne1"

@@ -12,14 +12,14 @@ from tests.badinput.place import run_script
 from tests.faults.place import Place, row
 from tests.faults.scripts import TRAINERS, copied, flags, out, run
 from tests.tiny_models import tiny_clip, tiny_image_model
-from utils.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
-from utils.svd_files import save_trained
+from utils.runs.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from utils.runs.svd_files import save_trained
 
 
 def in_step(step: int | None, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Let `change` have the loss of a step (of one micro-batch), or of every step."""
     import models.diffusion
-    import models.svd
+    import models.svd.objective
 
     count = 0
 
@@ -28,14 +28,14 @@ def in_step(step: int | None, change: Callable[[torch.Tensor], torch.Tensor]) ->
         count += torch.is_grad_enabled()
         return change(loss) if torch.is_grad_enabled() and step in (count, None) else loss
 
-    forward, svd_loss = models.diffusion.CaptionedDiffusion.forward, models.svd.svd_loss
+    forward, svd_loss = models.diffusion.CaptionedDiffusion.forward, models.svd.objective.svd_loss
 
     def svd(*args, **kwargs):
         losses, errors = svd_loss(*args, **kwargs)
         return changed(losses), errors
 
     models.diffusion.CaptionedDiffusion.forward = lambda self, *args: changed(forward(self, *args))
-    models.svd.svd_loss = svd
+    models.svd.objective.svd_loss = svd
 
 
 def gradients(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -91,7 +91,7 @@ def fp16_on_the_cpu(fits: float) -> None:
     """
     import accelerate
 
-    import utils.training
+    import utils.training.processes
 
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16, growth_interval=10**6)
 
@@ -107,7 +107,7 @@ def fp16_on_the_cpu(fits: float) -> None:
         loss.register_hook(lambda gradient: gradient * (math.inf if scaler.get_scale() > fits else 1))
         return loss
 
-    utils.training.Accelerator = Fp16
+    utils.training.processes.Accelerator = Fp16
     in_step(None, overflow)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.faults.forked import ENDLESS, Script, Training, trainings
 from tests.faults.place import Ended, Place, row
-from utils.checkpoint import list_checkpoints
+from utils.runs.checkpoint import list_checkpoints
 
 
 def after_steps(training: Training, script: Script, count: int = 3, heard: int | None = None) -> Script:

@@ -17,12 +17,13 @@ from torch.utils.data import DataLoader, get_worker_info
 from tests.faults.place import Ended, Place, row
 from tests.faults.scripts import TRAINERS, copied, out, run, start
 from tests.table import NotRun
-from utils.batches import Batches
-from utils.checkpoint import load_checkpoint
-from utils.readable import ReadableClips
-from utils.run_folder import list_checkpoints
-from utils.svd_data import FrameClips, find_frame_folders
-from utils.training import EndlessSampler, read_metrics
+from utils.data.readable import ReadableClips
+from utils.frame_folders.frame_clips import FrameClips, find_frame_folders
+from utils.logs.metrics import read_metrics
+from utils.runs.checkpoint import load_checkpoint
+from utils.runs.run_folder import list_checkpoints
+from utils.training.batches import Batches
+from utils.training.order import EndlessSampler
 from video_dataset import TextVideoDataset
 
 ONE_WORKER = ("--num_workers", 1, "--gradient_accumulation_steps", 1)
@@ -73,9 +74,9 @@ def a_worker_is_killed_between_optimizer_and_average() -> None:
 
 
 def a_worker_hangs() -> None:
-    import utils.batches
+    import utils.training.batches
 
-    utils.batches.WORKER_TIMEOUT = 2
+    utils.training.batches.WORKER_TIMEOUT = 2
     at_sample(4, hang)
 
 
@@ -207,8 +208,8 @@ def a_clip_is_truncated() -> None:
 
 def a_disk_fails_for_one_clip() -> None:
     """An error of the disk, while the file stays as it is: the resumed training finds the same clips."""
-    import utils.svd_data
-    import utils.video_io
+    import utils.frame_folders.frame_clips
+    import utils.video.decode
 
     broken = []
 
@@ -221,8 +222,8 @@ def a_disk_fails_for_one_clip() -> None:
 
         return read
 
-    utils.video_io.read_frames = failing(utils.video_io.read_frames)
-    utils.svd_data.read_image = failing(utils.svd_data.read_image)
+    utils.video.decode.read_frames = failing(utils.video.decode.read_frames)
+    utils.frame_folders.frame_clips.read_image = failing(utils.frame_folders.frame_clips.read_image)
     once_training_begins(lambda dataset: broken.append(dataset.path(2)))
 
 

@@ -13,7 +13,7 @@ import torch
 
 from tests.badinput.checkpoints import Hostile
 from tests.badinput.place import TRAIN, Outcome, Place
-from utils.checkpoint import list_checkpoints
+from utils.runs.checkpoint import list_checkpoints
 
 
 class Attacks:

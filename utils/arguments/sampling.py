@@ -1,0 +1,33 @@
+"""The flags of drawing videos, which generation and evaluation share."""
+
+import argparse
+
+from utils.cli import choice, integer, number
+
+
+def add_sampling_args(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how")
+    group.add_argument(
+        "--sampler",
+        type=choice("dpmpp_sde", "dpmpp", "unipc", "ddim", "euler", "ddpm"),
+        default="dpmpp_sde",
+        help="solver",
+    )
+    group.add_argument("--num_inference_steps", type=integer(1, 100_000), help="default: 25, or 1000 for ddpm")
+    group.add_argument("--guidance_scale", type=number(0), help="1 is none; default: the one of the training")
+    group.add_argument("--guidance_rescale", type=number(0, 1), default=0.0, help="against overexposure, 0.7 is usual")
+    group.add_argument("--thresholding", type=choice("static", "dynamic", "none"), default="static", help="of the clip")
+    group.add_argument("--num_frames", type=integer(2, 4096), help="default: as in training")
+    group.add_argument("--frame_size", type=integer(8, 4096), help="height and width; default: as in training")
+    group.add_argument("--height", type=integer(8, 4096), help="overrides --frame_size")
+    group.add_argument("--width", type=integer(8, 4096), help="overrides --frame_size")
+    group.add_argument("--batch_size", type=integer(1, 4096), default=8, help="videos drawn at once")
+    group.add_argument(
+        "--device", type=choice("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one"
+    )
+    group.add_argument(
+        "--mixed_precision",
+        type=choice("auto", "no", "fp16", "bf16"),
+        default="auto",
+        help="auto: bf16 where the hardware computes it",
+    )

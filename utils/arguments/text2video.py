@@ -1,0 +1,144 @@
+"""The flags of the text-to-video model: text encoder, network, diffusion."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from utils.cli import choice, integer, number
+
+
+def add_model_args(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("text")
+    group.add_argument(
+        "--text_encoder",
+        default="openai/clip-vit-large-patch14",
+        help="hub name or local folder of a frozen text model, or 'builtin': a small one trained on the captions",
+    )
+    group.add_argument("--text_encoder_revision", default=None, help="commit, tag or branch on the hub")
+    group.add_argument("--text_dim", type=integer(8, multiple_of=8), default=128, help="width of the built-in encoder")
+    group.add_argument(
+        "--max_text_tokens", type=integer(4, 4096), default=None, help="cut prompts here; default: the model's limit"
+    )
+    group.add_argument(
+        "--text_cache_mb",
+        type=integer(0, 10**7),
+        default=4096,
+        help="a frozen encoder reads each caption once if what it says fits into this memory, and leaves the device",
+    )
+
+    group = parser.add_argument_group("network")
+    group.add_argument("--model_channels", type=integer(8), default=128, help="channels of the first level")
+    group.add_argument(
+        "--channel_mult",
+        type=number(0, 64, above=True),
+        nargs="+",
+        default=[1.0, 2.0, 4.0],
+        help="channels of each level, times model_channels",
+    )
+    group.add_argument("--layers_per_block", type=integer(1, 16), default=2, help="residual blocks per level")
+    group.add_argument("--num_attention_heads", type=integer(1, 128), default=8, help="attention heads")
+    group.add_argument(
+        "--cross_attention_levels",
+        type=integer(0, 1),
+        nargs="+",
+        default=None,
+        help="1 or 0 per level: attend to the text; default all",
+    )
+    group.add_argument(
+        "--self_attention_levels",
+        type=integer(0, 1),
+        nargs="+",
+        default=None,
+        help="1 or 0 per level: attend inside a frame; default the last",
+    )
+    group.add_argument(
+        "--temporal_attention_levels",
+        type=integer(0, 1),
+        nargs="+",
+        default=None,
+        help="1 or 0 per level: attend along time; default all",
+    )
+    group.add_argument(
+        "--conv_type", type=choice("full", "factorised"), default="full", help="3x3x3 convolutions, or 1x3x3 then 3x1x1"
+    )
+    group.add_argument(
+        "--patch_size", type=integer(1, 16), default=2, help="fold p x p pixels into channels; 1 for none"
+    )
+    group.add_argument("--norm_num_groups", type=integer(1), default=32, help="groups of the group normalisation")
+    group.add_argument(
+        "--no_position_features",
+        dest="position_features",
+        action="store_false",
+        help="do not tell the network where and when",
+    )
+    group.add_argument(
+        "--init_from",
+        type=Path,
+        default=None,
+        help="start from the weights of this best_model.pth, e.g. of a run at a lower resolution",
+    )
+    group.add_argument(
+        "--init_from_2d", default=None, help="folder or hub name of a UNet2DConditionModel to inflate into the U-Net"
+    )
+
+    group = parser.add_argument_group("diffusion")
+    group.add_argument("--num_timesteps", type=integer(2, 100_000), default=1000, help="diffusion steps in training")
+    group.add_argument(
+        "--prediction_type",
+        type=choice("epsilon", "v_prediction", "sample"),
+        default="sample",
+        help="what the network predicts; sample is the clean clip",
+    )
+    group.add_argument(
+        "--loss_weighting",
+        type=choice("none", "min_snr", "snr_plus_one"),
+        default="snr_plus_one",
+        help="see TextToVideoDiffusion",
+    )
+    group.add_argument("--snr_gamma", type=number(0, above=True), default=5.0, help="cap of the loss weighting")
+    group.add_argument(
+        "--noise_shift",
+        type=number(0, above=True),
+        default=2.0,
+        help="multiplies the noise level of the cosine schedule; 1 is the paper's",
+    )
+    group.add_argument(
+        "--timestep_sampling",
+        type=choice("uniform", "logit_normal"),
+        default="uniform",
+        help="timesteps in training: all alike, or more of the middle, where it is decided what a clip shows",
+    )
+    group.add_argument(
+        "--logit_std",
+        type=number(0, 100, above=True),
+        default=1.0,
+        help="of logit_normal: the larger, the more of the ends",
+    )
+    group.add_argument("--zero_terminal_snr", action="store_true", help="make the last timestep pure noise")
+    group.add_argument(
+        "--text_dropout", type=number(0, 1), default=0.1, help="share of captions dropped for classifier-free guidance"
+    )
+    group.add_argument(
+        "--guidance_scale", type=number(0), default=4.0, help="of the samples, and the default for generation"
+    )
+
+
+def check_model_args(args: argparse.Namespace) -> Iterator[str]:
+    """What is wrong with the flags of add_model_args (and with --frame_size for this network), a line each."""
+    levels = len(args.channel_mult)
+    multiple = args.patch_size * 2 ** (levels - 1)
+    if args.frame_size % multiple:
+        yield f"--frame_size: got {args.frame_size}, must be a multiple of {multiple} (patch_size * 2^(levels - 1))"
+    for name in ("cross_attention_levels", "self_attention_levels", "temporal_attention_levels"):
+        if getattr(args, name) is not None and len(getattr(args, name)) != levels:
+            yield f"--{name}: got {len(getattr(args, name))} numbers, --channel_mult has {levels} levels"
+    for mult in args.channel_mult:
+        for name in ("norm_num_groups", "num_attention_heads"):
+            if args.model_channels * mult % getattr(args, name):
+                yield f"--{name}: got {getattr(args, name)}, must divide {args.model_channels * mult:g} channels"
+    if args.zero_terminal_snr and args.prediction_type == "epsilon":
+        yield "--zero_terminal_snr: needs --prediction_type v_prediction or sample"
+    if args.loss_weighting == "snr_plus_one" and args.prediction_type == "epsilon":
+        yield "--loss_weighting snr_plus_one: grows without bound for epsilon; give --loss_weighting none or min_snr"
+    if args.init_from and args.init_from_2d:
+        yield "--init_from: cannot be combined with --init_from_2d"

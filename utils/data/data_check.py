@@ -1,0 +1,116 @@
+"""The data check: what is wrong with a data folder, in words, as dataset_report.json, and as a sheet of pictures."""
+
+import hashlib
+import json
+import math
+import os
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from utils.cli import printable
+from utils.data.clip_index import by_remark, find_clips, listed, probe_all
+from utils.files import write_text
+from utils.video.frame_windows import too_short, window_starts
+
+if TYPE_CHECKING:
+    from utils.video.decode import VideoInfo
+
+STATIC_LEVELS = 0.5  # mean absolute difference between frames; codec noise reaches 0.3, slow motion 1.7
+
+
+def check_dataset(
+    data_dir: Path,
+    num_frames: int = 16,
+    target_fps: float | None = None,
+    caption_encoding: str = "utf-8-sig",
+) -> dict:
+    """Look for corrupt, short, static, duplicate and caption-less clips; writes data_dir/dataset_report.json.
+
+    Returns the report: {videos: n, ok: n usable for training, findings: {reason: [names]}, duplicates: [[names]],
+    captions_without_video: [names], notes: {name: [remarks]}, ignored: n hidden or other
+    files}. Static clips and duplicates are usable.
+    """
+    from tqdm import tqdm
+
+    clips, orphans = find_clips(data_dir, caption_encoding)
+    infos = list(probe_all(data_dir, [clip.path for clip in clips]))
+    findings, notes, same, usable = defaultdict(list), {}, defaultdict(list), 0
+    readable = [(clip, info) for clip, info in zip(clips, infos, strict=True) if not isinstance(info, str)]
+    for clip, info in zip(clips, infos, strict=True):
+        if isinstance(info, str):
+            findings[info].append(clip.path.name)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        contents = pool.map(lambda pair: clip_content(pair[1]), readable)
+        for (clip, info), (motion, digest) in tqdm(
+            zip(readable, contents, strict=True), total=len(readable), desc="checking", unit="video", disable=None
+        ):
+            name = clip.path.name
+            short = not len(window_starts(info, num_frames, target_fps))
+            usable += not short and not clip.problem
+            if short:
+                findings[too_short(num_frames, target_fps)].append(name)
+            if clip.problem:
+                findings[clip.problem].append(name)
+            if motion < STATIC_LEVELS:
+                findings["static: nothing moves"].append(name)
+            if info.notes:
+                notes[name] = list(info.notes)
+            same[digest].append(name)
+    report = {
+        "videos": len(clips),
+        "ignored": len(os.listdir(data_dir / "videos")) - len(clips),
+        "ok": usable,
+        "findings": dict(findings),
+        "duplicates": [names for names in same.values() if len(names) > 1],
+        "captions_without_video": orphans,
+        "notes": notes,
+    }
+    write_text(data_dir / "dataset_report.json", json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def clip_content(info: "VideoInfo") -> tuple[float, str]:
+    """(mean absolute difference between frames in 8-bit levels, hash of the content), from 8 frames over the clip."""
+    from utils.video.decode import read_frames
+    from utils.video.frames import resize_frames
+
+    try:
+        frames = read_frames(info, np.linspace(0, info.frames - 1, min(8, info.frames)).round())
+    except (ValueError, OSError) as error:
+        return math.inf, f"{info.path}: {error}"  # gone since it was probed
+    grey = resize_frames(frames, 64, 64, "stretch").mean(axis=-1)
+    motion = np.abs(np.diff(grey, axis=0)).mean() if len(grey) > 1 else 0.0
+    thumbs = grey.reshape(len(grey), 16, 4, 16, 4).mean(axis=(2, 4))
+    digest = hashlib.sha256(np.round(thumbs).astype(np.uint8).tobytes() + str(info.frames).encode())
+    return float(motion), digest.hexdigest()
+
+
+def print_check(data_dir: Path, report: dict) -> None:
+    print(f"{printable(data_dir)}: {report['ok']} of {report['videos']} videos are usable")
+    lines = [listed(names, reason) for reason, names in report["findings"].items()]
+    lines += [listed(names, "duplicates") for names in report["duplicates"][:5]]
+    if len(report["duplicates"]) > 5:
+        lines.append(f"and {len(report['duplicates']) - 5} more groups of duplicates")
+    if report["captions_without_video"]:
+        lines.append(listed(report["captions_without_video"], "caption without a video"))
+    lines += [listed(names, f"note: {note}") for note, names in by_remark(report["notes"]).items()]
+    print("".join(f"  {line}\n" for line in lines or ["nothing to report"]), end="")
+
+
+def save_contact_sheet(path: Path, dataset, rows: int = 8) -> bool:
+    """PNG of what training sees: a clip per row, spread over the TextVideoDataset; False if this install draws none."""
+    try:
+        from utils.video.contact_sheet import contact_sheet
+        from utils.video.encode import write_image
+        from utils.video.frames import to_uint8
+    except ImportError:
+        return False
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, rows).round().astype(int))
+    samples = [dataset[i] for i in chosen]
+    videos = [to_uint8(sample["video"]) for sample in samples]
+    write_image(path, contact_sheet(videos, [sample["text"] for sample in samples], max_frames=8))
+    return True

@@ -1,0 +1,182 @@
+"""One video in, folders of frames out: where a video is split, which frames are taken, which clips are refused and why.
+
+Frames are streamed: memory holds one at a time.
+"""
+
+import errno
+import hashlib
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice, pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from utils.video.decode import Pictures, VideoError, VideoInfo, iter_frames, probe_video
+from utils.video.encode import write_image
+from utils.video.frame_windows import sample_segment, too_short
+from utils.video.frames import resize_frames
+from utils.video.motion import STATIC_SCORE, MotionMeter, small_grey
+
+BLACK_LEVEL = 32  # a clip is black if no pixel of its small grey frames reaches it
+CUT_LEVELS, CUT_RATIO = 20, 4  # a cut changes the small grey frame by so many levels, and so much more than before
+SHEET_FRAMES, SHEET_SIDE = 6, 112  # px, the longer side
+
+
+def write_clips(video: Path, name: str, folder: Path, settings: dict) -> dict[str, dict]:
+    """Write the clips of one video as folder/<clip>/00000.png ... and their contact sheets as folder/<clip>.jpg.
+
+    Returns {clip: manifest row}; frames of a clip whose row says "rejected" are not worth keeping. A video is one clip
+    called `name`; with settings["scenes"] a clip per scene: name_001, name_002. Raises VideoError if it is no usable
+    video, OSError if a file cannot be written in full.
+    """
+    draft = None
+
+    def watch(header: VideoInfo, pictures: Pictures) -> None:
+        nonlocal draft
+        with suppress(_LessThanPromised):
+            draft = header, _write(header, lambda indices: _taken(pictures, indices), name, folder, settings)
+
+    # Most headers are right, and then one decoding is enough. Where scenes begin, no header says.
+    info = probe_video(video, watch=None if settings["scenes"] else watch)
+    if draft and draft[0] == info:
+        rows = draft[1]
+    else:
+        shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / f"{name}.jpg").unlink(missing_ok=True)
+        rows = _write(info, lambda indices: iter_frames(info, indices), name, folder, settings)
+    about = {"sha256": _sha256(video)}
+    return {clip: about | row for clip, row in rows.items()}
+
+
+class _LessThanPromised(Exception):
+    """A video with fewer frames than its header says."""
+
+
+def _taken(pictures: Pictures, indices: np.ndarray) -> Iterator[np.ndarray]:
+    """The frames with these indices, which ascend and may repeat, among all that pass by."""
+    passing = enumerate(pictures)
+    n, picture = -1, None
+    for index in indices:
+        while n < index:
+            n, picture = next(passing, (math.inf, None))
+        if picture is None:
+            raise _LessThanPromised
+        yield picture()
+
+
+def _write(
+    info: VideoInfo, frames_at: Callable[[np.ndarray], Iterator[np.ndarray]], name: str, folder: Path, settings: dict
+) -> dict[str, dict]:
+    """write_clips for a video of which so much is known. frames_at(indices): its frames, for indices that ascend."""
+    segments, notes = _segments(info, settings["scenes"])
+    clips = {}
+    for number, (first, end) in enumerate(segments, 1):
+        indices, fps = sample_segment(info, first, end, settings["target_fps"], settings["frame_stride"])
+        clip = f"{name}_{number:03d}" if settings["scenes"] else name
+        clips[clip] = indices[: settings["max_frames"]], fps
+
+    whole = [indices for indices, _ in clips.values() if len(indices) >= settings["min_frames"]]
+    frames = frames_at(np.concatenate(whole) if whole else np.array([], int))
+    rows = {}
+    for clip, (indices, fps) in clips.items():
+        row = {"source_fps": round(info.fps, 6), "first_frame": int(indices[0]), "last_frame": int(indices[-1])}
+        row |= {"fps": round(fps, 6), "frames": len(indices)}
+        if len(indices) < settings["min_frames"]:
+            row["rejected"] = too_short(settings["min_frames"], settings["target_fps"])
+        else:
+            row |= _write_clip(islice(frames, len(indices)), len(indices), fps, folder / clip, settings)
+        rows[clip] = row | {"notes": notes}
+    return rows
+
+
+def _segments(info: VideoInfo, scenes: bool) -> tuple[list[tuple[int, int]], list[str]]:
+    """(parts [first, end) of the video without a gap or, with scenes, a cut inside; notes).
+
+    Without scenes only the longest part: a folder of frames cannot say where frames are missing.
+    """
+    bounds = sorted({0, *info.gaps, *(scene_cuts(info) if scenes else ()), info.frames})
+    segments, notes = list(pairwise(bounds)), list(info.notes)
+    if not scenes and len(segments) > 1:
+        first, end = max(segments, key=lambda segment: segment[1] - segment[0])
+        segments = [(first, end)]
+        notes.append(f"only frames {first} to {end - 1}: others are missing before or behind them")
+    return segments, notes
+
+
+def scene_cuts(info: VideoInfo) -> list[int]:
+    """The first frame of each scene but the first, as PySceneDetect's adaptive detector sees it."""
+    from scenedetect.common import FrameTimecode
+    from scenedetect.detectors import AdaptiveDetector
+
+    detector, cuts = AdaptiveDetector(min_scene_len=1), []
+    scale = min(1.0, 144 / min(info.height, info.width))
+    height, width = max(1, round(info.height * scale)), max(1, round(info.width * scale))
+    for n, frame in enumerate(iter_frames(info, range(info.frames))):
+        picture = cv2.cvtColor(resize_frames(frame[None], height, width, "stretch")[0], cv2.COLOR_RGB2BGR)
+        cuts += [cut.frame_num for cut in detector.process_frame(FrameTimecode(n, info.fps), picture)]
+    return cuts
+
+
+def _write_clip(frames: Iterable[np.ndarray], count: int, fps: float, folder: Path, settings: dict) -> dict:
+    """Write `count` frames to `folder` and their contact sheet beside it; returns what they show as a manifest row."""
+    meter, content, brightest = MotionMeter(count, fps), hashlib.sha256(), 0
+    jumps, thumbs, previous = [], [], None
+    shown = set(np.linspace(0, count - 1, SHEET_FRAMES).round().astype(int).tolist())
+    for n, frame in enumerate(frames):
+        if settings["size"]:
+            width, height = map(int, settings["size"].split("x"))
+            frame = resize_frames(frame[None], height, width, settings["resize_mode"])[0]
+        write_image(folder / f"{n:05d}.{settings['format']}", frame)
+        content.update(np.ascontiguousarray(frame))
+        grey = small_grey(frame)
+        meter.add(grey)
+        if previous is not None:
+            jumps.append(float(cv2.absdiff(grey, previous).mean()))
+        if n in shown:
+            thumbs.append(_thumb(frame))
+        brightest, previous = max(brightest, int(grey.max())), grey
+    write_image(folder.with_suffix(".jpg"), np.concatenate(thumbs, axis=1))
+
+    motion, cut = meter.score(), None if settings["scenes"] else find_cut(jumps)
+    height, width = frame.shape[:2]
+    row = {"width": width, "height": height, "motion_score": round(motion, 6), "content": content.hexdigest()}
+    if cut is not None:
+        row["cut_frame"] = cut
+    found = {"black": brightest < BLACK_LEVEL, "static": count > 1 and motion < STATIC_SCORE, "cut": cut is not None}
+    if faults := [fault for fault, present in found.items() if present and fault not in settings["keep"]]:
+        row["rejected"] = "cut inside; --scenes would split it" if faults[0] == "cut" else faults[0]
+    elif len(os.listdir(folder)) != count:
+        raise OSError(errno.EIO, "another process writes here", str(folder))
+    return row
+
+
+def find_cut(jumps: Sequence[float]) -> int | None:
+    """The frame behind the hardest cut, from the mean difference of each frame to the one before, in grey levels.
+
+    A cut stands out from both its neighbours. A flash does not, because it jumps twice, and neither does fast motion.
+    """
+    best = None
+    for n, jump in enumerate(jumps):
+        around = max((jumps[m] for m in (n - 1, n + 1) if 0 <= m < len(jumps)), default=jump)
+        if jump >= max(CUT_LEVELS, CUT_RATIO * around) and (best is None or jump > jumps[best]):
+            best = n
+    return None if best is None else best + 1
+
+
+def _thumb(frame: np.ndarray) -> np.ndarray:
+    scale = SHEET_SIDE / max(frame.shape[:2])
+    height, width = (max(1, round(side * scale)) for side in frame.shape[:2])
+    return resize_frames(frame[None], height, width, "stretch")[0]
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise VideoError(f"cannot be read: {error.strerror}") from None

@@ -1,0 +1,215 @@
+"""Clips to fine-tune Stable Video Diffusion on: windows of consecutive frames out of folders of frames.
+
+A dataset is what prepare_dataset.py writes, or any folder that holds one folder of images per clip; then the frame rate
+is an assumption and the motion is measured here.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from utils.cli import UserError, printable
+from utils.data.readable import ReadableClips, UnreadableClip
+from utils.frame_folders.converter import MANIFEST
+from utils.video.frames import resize_frames
+from utils.video.images import IMAGE_SUFFIXES, read_image
+from utils.video.motion import motion_score, to_buckets
+
+MAX_SCORED_FRAMES = 64
+
+
+@dataclass(frozen=True)
+class FrameFolder:
+    """A clip on disk. motion_score: short sides per second (utils/video/motion.py); motion_bucket_id: 1 to 255."""
+
+    folder: Path
+    files: tuple[str, ...]
+    fps: float
+    motion_score: float
+    motion_bucket_id: int
+
+    def read(self, indices, width: int, height: int, resize_mode: str, anchor=(0.5, 0.5)) -> np.ndarray:
+        """Frames, uint8 RGB (T, height, width, 3). Raises UserError for a file that is not an image."""
+        frames = (_read_frame(self.folder / self.files[i])[None] for i in indices)
+        return np.concatenate([resize_frames(frame, height, width, resize_mode, anchor) for frame in frames])
+
+
+def find_frame_folders(
+    dataset_dir: Path,
+    num_frames: int,
+    frame_stride: int,
+    fps: float,
+    motion: str | None,
+    max_samples: int | None = None,
+) -> tuple[list[FrameFolder], dict[str, list[str]]]:
+    """The clips of a dataset that are long enough, in natural order, and {reason: names of the others}.
+
+    fps: the rate of clips that no manifest describes. motion: how scores become buckets, see utils/video/motion.py;
+    None takes the manifest's where it knows all clips, else "quantile". One clip alone has no distribution and gets
+    SVD's default of 127. Raises UserError if there is no clip, or none long enough.
+    """
+    described = _read_manifest(dataset_dir / MANIFEST)
+    folders, skipped = [], {}
+    names = sorted((path.name for path in dataset_dir.iterdir() if path.is_dir()), key=_natural)
+    for name in tqdm(names, desc="reading folders", unit="clip", disable=None, leave=False):
+        if name.startswith("."):
+            continue
+        found = (path.name for path in (dataset_dir / name).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        files = tuple(sorted((file for file in found if not file.startswith(".")), key=_natural))
+        needed = (num_frames - 1) * frame_stride + 1
+        if len(files) < needed:
+            reason = f"fewer than {needed} frames (--num_frames {num_frames}, --frame_stride {frame_stride})"
+            skipped.setdefault(reason, []).append(f"{name} ({len(files)})")
+            continue
+        row = described.get(name, {})
+        clip = FrameFolder(dataset_dir / name, files, float(row.get("fps", fps)), 0.0, 127)
+        score = row["motion_score"] if "motion_score" in row else _score(clip)
+        folders.append(FrameFolder(clip.folder, files, clip.fps, float(score), 127))
+        if len(folders) == max_samples:
+            break
+    if not folders:
+        why = "; ".join(f"{reason}: {', '.join(names[:5])}" for reason, names in skipped.items())
+        raise UserError(
+            f"--dataset_dir: {printable(dataset_dir)} has no clip to train on ({why or 'no folder of images'}); "
+            "prepare_dataset.py writes them, --num_frames asks for shorter ones"
+        )
+    buckets = [described.get(clip.folder.name, {}).get("motion_bucket_id") for clip in folders]
+    if len(folders) == 1:
+        motion = "const"
+    if motion is not None or None in buckets:
+        buckets = to_buckets([clip.motion_score for clip in folders], motion or "quantile")
+    return [
+        FrameFolder(clip.folder, clip.files, clip.fps, clip.motion_score, bucket)
+        for clip, bucket in zip(folders, buckets, strict=True)
+    ], skipped
+
+
+def _read_frame(path: Path) -> np.ndarray:
+    return read_image(path, "--dataset_dir", "remove its folder, or write it again with prepare_dataset.py")
+
+
+def _score(clip: FrameFolder) -> float:
+    """Motion of the first frames, for clips that no manifest describes."""
+    count = min(len(clip.files), MAX_SCORED_FRAMES)
+    first = _read_frame(clip.folder / clip.files[0])
+    height, width = first.shape[:2]
+    return motion_score(clip.read(range(count), width, height, "stretch"), clip.fps)
+
+
+def _read_manifest(path: Path) -> dict[str, dict]:
+    """{folder: row}; empty without a manifest. Raises UserError that names a line that is not one."""
+    rows = {}
+    if path.exists():
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                row = json.loads(line)
+                if "folder" in row:
+                    rows[row["folder"]] = row
+            except (ValueError, TypeError):
+                raise UserError(
+                    f"--dataset_dir: line {number} of {path} is damaged; run prepare_dataset.py again"
+                ) from None
+    return rows
+
+
+def _natural(name: str) -> list:
+    """frame2 before frame10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+class FrameClips(ReadableClips):
+    """Windows of `num_frames` frames, every `frame_stride`-th, as dicts:
+
+    "path", "first_frame" (3, H, W) float32 in [-1, 1], "fps" after the stride, "motion_bucket_id"; and either "frames"
+    (T, 3, H, W) in [-1, 1] or, with a cache (see latent_cache.py), "latents" (T, 4, H/8, W/8) and "image_embeddings"
+    (1, D). Index (epoch, i) draws the window, and with random_crop the crop, from (seed, epoch, i) alone; a plain index
+    i takes the middle window. Raises ValueError for a random crop together with a cache.
+    """
+
+    def __init__(
+        self,
+        folders: list[FrameFolder],
+        num_frames: int,
+        width: int,
+        height: int,
+        *,
+        frame_stride: int = 1,
+        resize_mode: str = "crop",
+        random_crop: bool = False,
+        seed: int = 0,
+        cache=None,
+        max_unreadable: int | None = None,
+    ):
+        super().__init__(seed, max_unreadable)
+        if random_crop and cache is not None:
+            raise ValueError("cached latents are of the middle of the frame: no random crop with a cache")
+        self.folders, self.num_frames, self.frame_stride = folders, num_frames, frame_stride
+        self.size = (width, height, resize_mode)
+        self.random_crop, self.cache = random_crop, cache
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+    def path(self, index: int) -> Path:
+        return self.folders[index].folder
+
+    def read(self, index: int | tuple[int, int]) -> dict:
+        epoch, index = index if isinstance(index, tuple) else (None, index)
+        clip, anchor = self.folders[index], (0.5, 0.5)
+        starts = len(clip.files) - (self.num_frames - 1) * self.frame_stride
+        start = starts // 2
+        if epoch is not None:
+            rng = np.random.default_rng([self.seed, epoch, index])
+            start = int(rng.integers(starts))
+            anchor = tuple(rng.random(2)) if self.random_crop else anchor
+        window = range(start, start + (self.num_frames - 1) * self.frame_stride + 1, self.frame_stride)
+        item = {
+            "path": str(clip.folder),
+            "fps": torch.tensor(clip.fps / self.frame_stride),
+            "motion_bucket_id": torch.tensor(float(clip.motion_bucket_id)),
+        }
+        try:
+            if self.cache is None:
+                frames = to_tensor(clip.read(window, *self.size, anchor))
+                return {"frames": frames, "first_frame": frames[0], **item}
+            first_frame = to_tensor(clip.read(window[:1], *self.size, anchor))[0]
+            return {**self.cache.load(clip, window), "first_frame": first_frame, **item}
+        except (UserError, OSError, ValueError, SafetensorError) as error:
+            raise UnreadableClip(f"{clip.folder}: {error}; it was readable when training began") from error
+
+
+def to_tensor(frames: np.ndarray) -> Tensor:
+    """uint8 (T, H, W, 3) -> float32 (T, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def split_folders(
+    clips: list[FrameFolder], val_fraction: float, seed: int
+) -> tuple[list[FrameFolder], list[FrameFolder]]:
+    """(training, validation) clips by a draw that depends on seed alone; a single clip serves as both."""
+    count = min(max(1, round(val_fraction * len(clips))), len(clips) - 1) if val_fraction > 0 else 0
+    if count == 0:
+        return clips, clips
+    chosen = set(np.random.default_rng([seed, 0x5E7]).permutation(len(clips))[:count].tolist())
+    return (
+        [clip for i, clip in enumerate(clips) if i not in chosen],
+        [clip for i, clip in enumerate(clips) if i in chosen],
+    )
+
+
+def clip_digests(clips: list[FrameFolder]) -> dict[str, str]:
+    """{folder: digest of what its samples follow from}: names and sizes in bytes of the frames, rate, motion."""
+
+    def digest(clip: FrameFolder) -> str:
+        files = [(name, (clip.folder / name).stat().st_size) for name in clip.files]
+        return hashlib.sha256(json.dumps([files, clip.fps, clip.motion_bucket_id]).encode()).hexdigest()[:16]
+
+    return {clip.folder.name: digest(clip) for clip in clips}

@@ -1,0 +1,235 @@
+"""Drawing many videos with a trained model: jobs, their files, and the settings that decide every pixel.
+
+What training decided (network, frames, size, text encoder) comes from the checkpoint. The parts that generation and
+evaluation share; no torch at the top, since the flags are read before it is imported.
+"""
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.cli import UserError, printable, versions, without_secrets
+from utils.files import write_text
+
+REMEDIES = "a smaller --batch_size, --mixed_precision bf16, fewer --num_frames, a smaller --frame_size"
+
+
+@dataclass
+class Job:
+    """One video to be made."""
+
+    index: int
+    prompt: str
+    group: str
+    seed: int
+    stem: str = ""  # <index>_<seed>_<slug>_<hash>, the name of all its files
+
+
+class Generator:
+    """A loaded model with the settings of the command line: plans, draws and writes videos."""
+
+    def __init__(self, args: argparse.Namespace, checkpoint: Path, device):
+        import torch
+
+        from models.diffusion import CaptionedDiffusion
+        from utils.hardware import choose_precision
+        from utils.runs.checkpoint import sha256
+        from utils.runs.model_file import load_model, unpack_model
+
+        if args.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("--device: cuda was asked for, but torch sees no CUDA device; leave --device out")
+        model = load_model(checkpoint)
+        self.args, self.device = args, torch.device(device)
+        self.model = CaptionedDiffusion(*unpack_model(model, args.text_encoder)).to(self.device).eval()
+        precision = choose_precision(args.mixed_precision, on_cpu=self.device.type == "cpu")
+        self.dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+        self.num_frames = args.num_frames or model["num_frames"]
+        self.height = args.height or args.frame_size or model["height"]
+        self.width = args.width or args.frame_size or model["width"]
+        multiple = self.model.diffusion.unet.size_multiple
+        for flag, size in (("--height", self.height), ("--width", self.width)):
+            if size % multiple:
+                raise UserError(f"{flag}: got {size}, must be a multiple of {multiple} for this model")
+        num_timesteps = self.model.diffusion.num_timesteps
+        self.num_inference_steps = args.num_inference_steps or min(
+            1000 if args.sampler == "ddpm" else 25, num_timesteps
+        )
+        if self.num_inference_steps > num_timesteps:
+            raise UserError(f"--num_inference_steps: got {self.num_inference_steps}, must be at most {num_timesteps}")
+        guidance_scale = model["guidance_scale"] if args.guidance_scale is None else args.guidance_scale
+        file = checkpoint / "best_model.pth" if checkpoint.is_dir() else checkpoint
+        self.settings = {  # all that decides the pixels of a video, besides prompt and seed
+            "checkpoint_sha256": sha256(file),
+            "negative_prompt": args.negative_prompt,
+            "num_frames": self.num_frames,
+            "height": self.height,
+            "width": self.width,
+            "fps": args.fps,
+            "sampler": args.sampler,
+            "num_inference_steps": self.num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "guidance_rescale": args.guidance_rescale,
+            "thresholding": args.thresholding,
+            "precision": precision,
+        }
+        # How training read its clips, as arguments of TextVideoDataset; older model files do not say it.
+        self.reading = {
+            "num_frames": self.num_frames,
+            "frame_size": (self.height, self.width),
+            **model.get("data", {}),
+        }
+        self.about = {"checkpoint": str(file), "step": model["step"], "versions": versions()}
+        try:
+            args.output_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--output_dir: {args.output_dir} cannot be made ({error.strerror})") from None
+
+    def plan(self, groups: dict[str, list[str]], first: int = 0) -> list[Job]:
+        """One job per prompt, numbered from `first`; says which prompts are cut and which words mean nothing here."""
+        jobs = []
+        for group, prompts in groups.items():
+            for prompt in prompts:
+                index = first + len(jobs)
+                jobs.append(Job(index, prompt, group, self.args.seed + index))
+                jobs[-1].stem = file_stem(jobs[-1], self.settings)
+                self.warn(prompt)
+        return jobs
+
+    def warn(self, prompt: str) -> None:
+        if cut := self.model.text_encoder.cut(prompt):
+            limit = self.model.text_encoder.max_length
+            parts = f"used: {shortened(prompt[: len(prompt) - len(cut)])}; cut off: {shortened(cut)}"
+            print(f"warning: the prompt is longer than {limit} tokens; {parts}", file=sys.stderr)
+        if unknown := self.model.text_encoder.unknown_words(prompt):
+            words = shortened(", ".join(dict.fromkeys(unknown)))
+            print(f"warning: no training caption had the word(s) {words}; the model ignores them", file=sys.stderr)
+
+    def path(self, job: Job, suffix: str) -> Path:
+        return self.args.output_dir / f"{job.stem}{suffix}"
+
+    def is_done(self, job: Job) -> bool:
+        """Whether everything that was asked for is there; the JSON file is written last."""
+        wanted = [".mp4", ".json"] + [".gif"] * self.args.save_gif + [".png"] * self.args.visualize
+        frames = not self.args.save_frames or self.path(job, "_frames").is_dir()
+        return frames and all(self.path(job, suffix).is_file() for suffix in wanted)
+
+    def draw_missing(self, jobs: list[Job], overwrite: bool = False, show_bar: bool = True) -> None:
+        """Draw those of the jobs whose files are not there yet, or all of them, in batches.
+
+        With several processes each takes its share of the jobs before anybody looks: by the time a slow one does, a
+        faster one may have written its first videos.
+        """
+        missing = [job for job in jobs if overwrite or not self.is_done(job)]
+        if show_bar and len(missing) < len(jobs):
+            print(f"{len(jobs) - len(missing)} of {len(jobs)} videos are there already, --overwrite draws them again")
+        for first in range(0, len(missing), self.args.batch_size):
+            self.draw(missing[first : first + self.args.batch_size], first, len(missing), show_bar)
+
+    def draw(self, jobs: list[Job], done: int, total: int, show_bar: bool = True) -> None:
+        """Draw one batch of videos and write their files."""
+        import torch
+        from tqdm.auto import tqdm
+
+        from utils.runs.out_of_memory import explain_out_of_memory
+
+        bar = tqdm(
+            total=self.num_inference_steps,
+            desc=f"video {done + 1}-{done + len(jobs)} of {total}" if total > 1 else "drawing",
+            unit="step",
+            disable=not show_bar,
+        )
+        autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
+        settings = {**vars(self.args), **self.settings, "frame_size": self.height}
+        with bar, autocast, torch.no_grad(), explain_out_of_memory(REMEDIES, settings):
+            videos = self.model.sample(
+                [job.prompt for job in jobs],
+                [job.seed for job in jobs],
+                self.args.negative_prompt,
+                num_frames=self.num_frames,
+                height=self.height,
+                width=self.width,
+                sampler=self.args.sampler,
+                num_inference_steps=self.num_inference_steps,
+                guidance_scale=self.settings["guidance_scale"],
+                guidance_rescale=self.args.guidance_rescale,
+                thresholding=self.args.thresholding,
+                on_step=bar.update,
+            )
+        for job, video in zip(jobs, videos, strict=True):
+            self.write(job, video)
+
+    def write(self, job: Job, video) -> None:
+        """The files of one video; each appears whole under its name or not at all."""
+        import numpy as np
+        import torch
+
+        from utils.video.contact_sheet import contact_sheet
+        from utils.video.encode import write_frames, write_gif, write_image, write_video
+        from utils.video.frames import to_uint8
+
+        if not torch.isfinite(video).all():
+            raise UserError(f"the video of prompt {job.index} is not a number; try --mixed_precision no")
+        frames: np.ndarray = to_uint8(video)
+        try:
+            self.path(job, ".json").unlink(missing_ok=True)  # of an older video, which it vouches for
+            write_video(self.path(job, ".mp4"), frames, self.args.fps)
+            if self.args.save_gif:
+                write_gif(self.path(job, ".gif"), frames, self.args.fps)
+            if self.args.save_frames:
+                write_frames(self.path(job, "_frames"), frames)
+            if self.args.visualize:
+                write_image(self.path(job, ".png"), contact_sheet([frames], [job.prompt]))
+            sidecar = {"prompt": job.prompt, "group": job.group, "seed": job.seed, **self.settings, **self.about}
+            text = json.dumps(without_secrets(sidecar), indent=2, ensure_ascii=False) + "\n"
+            write_text(self.path(job, ".json"), text)
+        except OSError as error:
+            raise UserError(f"--output_dir: {self.path(job, '')} cannot be written ({error})") from None
+
+    def write_overview(self, jobs: list[Job]) -> Path:
+        """index.html with every video beside its prompt; with --visualize also contact_sheet.png. Returns the page."""
+        from utils.video.contact_sheet import contact_sheet
+        from utils.video.decode import probe_video, read_frames
+        from utils.video.encode import write_image
+        from utils.video.gallery import write_gallery
+
+        sections = {}
+        for job in jobs:
+            row = {"video": self.path(job, ".mp4"), "prompt": job.prompt, "note": f"seed {job.seed}"}
+            sections.setdefault(job.group, []).append(row)
+        settings = self.settings
+        about = (
+            f"{self.about['checkpoint']}, step {self.about['step']}: {settings['num_frames']} frames of "
+            f"{settings['height']}x{settings['width']}, {settings['sampler']}, "
+            f"{settings['num_inference_steps']} steps, guidance {settings['guidance_scale']:g}"
+        )
+        page = self.args.output_dir / "index.html"
+        write_gallery(page, "Text to video", about, sections)
+        if self.args.visualize:
+            shown = jobs[:: -(-len(jobs) // 32)]  # at most 32 rows, spread over all prompts
+            infos = [probe_video(self.path(job, ".mp4")) for job in shown]
+            clips = [read_frames(info, range(info.frames)) for info in infos]
+            sheet = self.args.output_dir / "contact_sheet.png"
+            write_image(sheet, contact_sheet(clips, [job.prompt for job in shown]))
+            print(f"contact sheet: {sheet}")
+        return page
+
+
+def shortened(text: str, length: int = 300) -> str:
+    """text for the terminal: without control characters, and of a long one the beginning and the end."""
+    if len(text) > length:
+        text = f"{text[: length // 2]} ... {text[-length // 2 :]}"
+    return printable(text)
+
+
+def file_stem(job: Job, settings: dict) -> str:
+    """<index>_<seed>_<slug>_<hash>: safe on every file system whatever the prompt, and new for every new setting."""
+    text = unicodedata.normalize("NFKC", job.prompt).lower()
+    slug = re.sub(r"[^\w]+", "-", text).strip("-_").encode()[:60].decode(errors="ignore") or "prompt"
+    identity = json.dumps([job.prompt, job.seed, settings], sort_keys=True)
+    return f"{job.index:04d}_{job.seed}_{slug}_{hashlib.sha256(identity.encode()).hexdigest()[:8]}"

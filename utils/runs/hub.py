@@ -1,0 +1,164 @@
+"""Pretrained models: a local folder, the local cache, a hub or its mirror, in this order and within seconds."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
+
+from utils.cli import UserError, printable
+
+PROBE_SECONDS = 3
+MODEL_FILES = ("config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "spiece.model")
+WEIGHT_FILES = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
+
+
+def resolve_model(
+    name: str,
+    revision: str | None,
+    patterns: tuple[str, ...],
+    flag: str,
+    files: str,
+    missing: Callable[[Path], list[str]],
+) -> Path:
+    """The folder that holds model `name`, downloaded if need be.
+
+    name: a folder, or a hub name such as openai/clip-vit-large-patch14. patterns: the files that are wanted. missing:
+    which files a folder lacks. flag and files go into the message of the UserError: the flag that chose the model, the
+    files a folder must hold.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if lacking := missing(folder):
+            raise UserError(f"{flag}: {printable(folder)} lacks {', '.join(lacking)}; it should hold {files}")
+        return folder
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f"{flag}: there is no folder {name}; it should hold {files}")
+
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    found = _cached(name, revision, patterns)
+    if found is not None and not missing(found):
+        return found
+    unreachable = _unreachable_hub()
+    if not unreachable:
+        try:
+            found = Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
+            if lacking := missing(found):
+                raise UserError(f"{flag}: {name} on the hub has no {', '.join(lacking)}; it should have {files}")
+            return found
+        except GatedRepoError:
+            raise UserError(
+                f"{flag}: {name} wants a login: accept its licence on the hub, then `hf auth login`"
+            ) from None
+        except RepositoryNotFoundError:
+            raise UserError(f"{flag}: the hub has no model {name} (or `hf auth login` is missing)") from None
+        except (httpx.HTTPError, OSError, ValueError) as error:
+            unreachable = " ".join(str(error).split())[:200] or type(error).__name__
+            found = _cached(name, revision, patterns)
+    state = "is not on this machine" if found is None else f"is here without {', '.join(missing(found))}"
+    raise UserError(
+        f"{flag}: {name} {state}, and the hub did not answer ({unreachable}). Three ways out: "
+        f"{flag} FOLDER with a local copy ({files}); a mirror, export HF_ENDPOINT=https://hf-mirror.com; "
+        "or, for text to video, --text_encoder builtin, which needs no download "
+        f"| 本机没有 {name}，也连不上模型站：{flag} 指定本地文件夹，或设置镜像 HF_ENDPOINT，或 --text_encoder builtin"
+    )
+
+
+def _cached(name: str, revision: str | None, patterns: tuple[str, ...]) -> Path | None:
+    """The folder of a model in the local cache, where an interrupted download may have left only some of its files."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns), local_files_only=True))
+    except IncompleteSnapshotError as error:
+        return Path(error.snapshot_path)
+    except (LocalEntryNotFoundError, ValueError):
+        return None
+
+
+def missing_weights(folder: Path, stem: str = "model") -> list[str]:
+    """What a model's folder lacks of config.json and its weights: <stem>.safetensors, or an index and all its shards,
+    or the same in half precision (<stem>.fp16.safetensors)."""
+    lacking = [] if (folder / "config.json").is_file() else ["config.json"]
+    for variant in ("", ".fp16"):
+        if (folder / f"{stem}{variant}.safetensors").is_file():
+            return lacking
+        index = folder / f"{stem}.safetensors.index{variant}.json"
+        if index.is_file():
+            try:
+                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                return [*lacking, f"a whole {index.name}"]
+            return lacking + [shard for shard in shards if not (folder / shard).is_file()]
+    return [*lacking, f"{stem}.safetensors"]
+
+
+def missing_text_files(folder: Path) -> list[str]:
+    """What a text encoder's folder lacks: configuration, weights, or a tokenizer in one of its three forms."""
+    lacking = missing_weights(folder)
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
+        pair = [name for name in ("vocab.json", "merges.txt") if not (folder / name).is_file()]
+        lacking += pair if len(pair) == 1 else ["tokenizer.json"] * bool(pair)
+    return lacking
+
+
+def _unreachable_hub() -> str:
+    """Why the hub cannot be reached, found out in at most PROBE_SECONDS; "" if it answers.
+
+    The libraries retry every file for half a minute each before they give up, so they are asked only if this passes. A
+    thread, because no timeout bounds the search for the address of a host.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
+        return "HF_HUB_OFFLINE is set"
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    answer = [f"{endpoint}: no answer in {PROBE_SECONDS} s"]
+
+    def ask() -> None:
+        import httpx  # with which the hub's library asks too: proxies and certificates are the same
+
+        try:
+            httpx.head(endpoint, timeout=PROBE_SECONDS)
+            answer[0] = ""
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+            answer[0] = f"{endpoint}: {error or type(error).__name__}"
+
+    thread = Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return answer[0]
+
+
+def load_text_encoder(name: str, revision: str | None = None, max_length: int | None = None):
+    """A frozen TextEncoder from a folder or the hub: CLIP, T5 and whatever AutoModelForTextEncoding knows.
+
+    Raises UserError if it cannot be had, or if its tokenizer is not whole.
+    """
+    flag, files = "--text_encoder", "config.json, model.safetensors, tokenizer.json"
+    folder = resolve_model(name, revision, MODEL_FILES + WEIGHT_FILES, flag, files, missing_text_files)
+
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModelForTextEncoding, AutoTokenizer, CLIPTextModel
+    from transformers.utils import logging
+
+    from models.text_encoder import TextEncoder
+    from utils.runs.checkpoint import require_numbers
+
+    try:
+        # Said, not left to the default: that asks at the terminal, and whoever types y runs the folder's code.
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        # A CLIP folder holds an image tower as well: only the text tower is loaded, and what is left over is no news.
+        model_class = CLIPTextModel if config.model_type == "clip" else AutoModelForTextEncoding
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()
+        model = model_class.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
+        logging.set_verbosity(verbosity)
+        require_numbers(model.state_dict())
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return TextEncoder(name, tokenizer, model, trainable=False, max_length=max_length, revision=revision)
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{flag}: {folder} cannot be used ({reason}); it should hold {files}") from None
