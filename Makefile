@@ -51,11 +51,11 @@ faults: $(VENV)/installed-dev ## what the scripts make of faults: kills, signals
 	OMP_NUM_THREADS=1 $(PY) -m tests.faults
 
 reliability: $(VENV)/installed-dev ## exact resuming, kill -9, damaged checkpoints, time to an error, hostile input: the figures, in minutes
-	OMP_NUM_THREADS=1 $(PY) -m tests.resume_exact
-	OMP_NUM_THREADS=1 $(PY) -m tests.resume_exact --mutate
-	OMP_NUM_THREADS=1 $(PY) -m tests.kill9
-	OMP_NUM_THREADS=1 $(PY) -m tests.corrupt
-	OMP_NUM_THREADS=1 $(PY) -m tests.time_to_error
+	OMP_NUM_THREADS=1 $(PY) -m tests.reliability.resume_exact
+	OMP_NUM_THREADS=1 $(PY) -m tests.reliability.resume_exact --mutate
+	OMP_NUM_THREADS=1 $(PY) -m tests.reliability.kill9
+	OMP_NUM_THREADS=1 $(PY) -m tests.reliability.corrupt
+	OMP_NUM_THREADS=1 $(PY) -m tests.reliability.time_to_error
 	OMP_NUM_THREADS=1 $(PY) -m tests.security
 
 audit: $(VENV)/installed ## known vulnerabilities of the installed packages, by pip-audit in a folder of its own

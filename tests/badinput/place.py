@@ -23,8 +23,6 @@ from utils import cli
 KEEP_ALL = ("--keep", "black", "static", "cut", "duplicate")
 TRAIN = ("--preset", "tiny", "--max_train_steps", 1, "--mixed_precision", "no", "--no_wandb")
 TRAIN_SVD = ("--num_frames", 3, "--width", 64, "--height", 64, "--max_train_steps", 1, "--num_workers", 0, "--no_wandb")
-
-
 ROWS = Table()
 row = ROWS.row
 

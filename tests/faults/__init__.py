@@ -7,5 +7,6 @@ file systems, damaged files, and library calls patched by tests/faults/runner.py
 of the product knows about it.
 """
 
-from tests.faults import checkpoints, disk, exactness, generation, lock, memory, network, numbers, signals, workers  # noqa: F401
+from tests.faults.failures import disk, memory, network, numbers, workers  # noqa: F401  (they fill ROWS)
 from tests.faults.place import ROWS, Place, Shared  # noqa: F401
+from tests.faults.stops import checkpoints, exactness, generation, lock, signals  # noqa: F401

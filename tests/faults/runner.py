@@ -10,7 +10,7 @@ def run_patched(patch: str | None, script: str, flags: list[str]) -> None:
     """Run a script in this process exactly as `python SCRIPT.py FLAGS ...` does.
 
     patch: module:function, a function that patches what it likes before the script starts (say
-    tests.faults.disk:full_at_the_second_checkpoint); what follows another colon is its argument.
+    tests.faults.failures.disk:full_at_the_second_checkpoint); what follows another colon is its argument.
     """
     if patch:
         module, function, *argument = patch.split(":")

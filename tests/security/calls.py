@@ -28,8 +28,8 @@ WITHOUT_WEIGHTS = ("Tokenizer", "TokenizerFast", "Config", "Processor", "Feature
 TO_SHOW_THAT_THEY_ARE = "executes the hostile files, to show that they are hostile"
 ALLOWED = {
     ("utils/evaluation/video_metrics.py", "torch.jit.load"): "--fvd_weights is a program by nature, as its help says",
-    ("tests/test_readme.py", "exec"): "runs the Python blocks of this repository's README",
-    ("tests/test_video_dataset.py", "pickle.loads"): "of what it has just pickled, as a DataLoader does",
+    ("tests/docs/test_docs.py", "exec"): "runs the Python blocks of this repository's README",
+    ("tests/data/test_samples.py", "pickle.loads"): "of what it has just pickled, as a DataLoader does",
     ("tests/security/models.py", "pickle.loads"): TO_SHOW_THAT_THEY_ARE,
     ("tests/security/models.py", "torch.load without weights_only=True"): TO_SHOW_THAT_THEY_ARE,
     ("tests/security/models.py", "weights_only=False"): TO_SHOW_THAT_THEY_ARE,

@@ -7,8 +7,6 @@ from pathlib import Path
 from utils.cli import choice, integer, number, output_problems
 
 TRACKERS = {"wandb": ["wandb"], "tensorboard": ["tensorboard"], "all": ["wandb", "tensorboard"], "none": []}
-
-
 # Settings that may differ when a run is resumed: they change how it runs or what it logs, not what it computes.
 FREE_ON_RESUME = {
     *("max_train_steps", "num_workers", "compile", "gradient_checkpointing", "report_to", "wandb_project"),

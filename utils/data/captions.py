@@ -49,23 +49,13 @@ def read_caption(path: Path, encoding: str = "utf-8-sig") -> str:
 
 # What a mirror does to words. (?<![A-Za-z]) rather than \b, so that the "left" of left_arrow is a word as well.
 MIRRORED = {"left": "right", "leftward": "rightward", "leftwards": "rightwards", "leftmost": "rightmost"}
-
-
 MIRRORED |= {right: left for left, right in MIRRORED.items()}
-
-
 MIRRORED |= {f"{start}clockwise": "clockwise" for start in ("counter", "anti", "counter-", "anti-")}
-
-
 MIRRORED |= {"clockwise": "counterclockwise", "左": "右", "右": "左", "顺时针": "逆时针", "逆时针": "顺时针"}
-
-
 MIRRORED_WORD = re.compile(
     r"(?<![A-Za-z])(?:(?:counter|anti)-?clockwise|clockwise|(?:left|right)(?:wards?|most)?)(?![A-Za-z])|[左右]|[顺逆]时针",
     re.IGNORECASE,
 )
-
-
 # Captions that no exchange of words keeps true: "left" or "right" in another sense, or writing in the picture. Too wide
 # on purpose: a clip that is not flipped costs little, a false caption teaches a falsehood.
 NOT_MIRRORED = re.compile(

@@ -20,20 +20,10 @@ import cv2
 import numpy as np
 
 MOST_CLAIMED = 1_000_000  # frames; a header that promises more is not acted upon before they have been decoded
-
-
 MAX_FAILED_READS = 10  # in a row, then we call it the end of the file
-
-
 SMALL_FILE = 2**17  # bytes; below it, threads take longer to start than they save
-
-
 SEEK_FROM = 64  # below this index, decoding from the start costs about as much as a seek
-
-
 PREROLL = 16  # frames decoded and dropped after a seek: the first ones may lack their references (intra refresh)
-
-
 # How containers begin. Only in the named ones does an index make seeking exact.
 _MAGIC = re.compile(
     rb"(?P<mp4>.{4}(?:ftyp|moov|mdat|wide|free|skip|styp|pnot))|(?P<matroska>\x1aE\xdf\xa3)"
@@ -41,18 +31,12 @@ _MAGIC = re.compile(
     rb"|G.{187}G.{187}G|.{4}G.{191}G.{191}G",
     re.DOTALL,
 )
-
-
 # Playlists (ffconcat, m3u8, SDP) name other files and hosts: deny every protocol but "file", every demuxer but these.
 _AV_OPTIONS = {
     "protocol_whitelist": "file",
     "format_whitelist": "mov,matroska,webm,avi,gif,flv,ogg,mpeg,mpegvideo,mpegts,mxf,asf",
 }
-
-
 os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "|".join(f"{key};{value}" for key, value in _AV_OPTIONS.items())
-
-
 os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"  # quiet: what goes wrong is said by VideoError and VideoInfo.notes
 
 

@@ -1,0 +1,216 @@
+"""The two READMEs keep their promises: every command is accepted, the main path runs, the Python blocks run."""
+
+import io
+import re
+import shlex
+import textwrap
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import evaluate_text2video
+import generate_text2video
+import infer_svd
+import prepare_dataset
+import train_svd
+import train_text2video
+import video_dataset
+from benchmarks.data import loading
+from benchmarks.text2video import ablation, sampling, time_to_prompt, train_step
+from tests.tiny_svd import tiny_svd_pipeline
+from utils.video.decode import probe_video
+
+ROOT = Path(__file__).parents[2]
+READMES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")}
+MODULES = (
+    video_dataset,
+    train_text2video,
+    generate_text2video,
+    evaluate_text2video,
+    prepare_dataset,
+    train_svd,
+    infer_svd,
+)
+SCRIPTS = {f"{module.__name__}.py": module for module in MODULES}
+OTHER_TOOLS = {"pip", "make", "hf", "source", "export", "tensorboard"}
+OTHER_FLAGS = {"--index-url", "--upgrade", "--config_file", "--num_processes", "--nproc_per_node", "--local-dir"}
+OTHER_FLAGS |= {"--logdir", "--mutate", "--shm-size"}
+FOLDER_FLAGS = {"--data_dir", "--check", "--video_dir", "--dataset_dir", "--videos"}
+CHECKPOINT = "./checkpoints/text2video_xxx/best_model.pth"
+
+
+def blocks(name: str, language: str) -> list[str]:
+    """The fenced blocks of a README in one language, without the indentation of a list."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```", READMES[name], re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(text) for _, text in found]
+
+
+def commands(name: str) -> list[list[str]]:
+    """Every command of the bash blocks as a list of words, continued lines joined and comments dropped."""
+    lines = "\n".join(blocks(name, "bash")).replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def script_of(words: list[str]) -> tuple[str, list[str]] | None:
+    """(script, its arguments) of a command that runs one of ours, by python, torchrun or accelerate."""
+    at = next((i for i, word in enumerate(words) if word.endswith(".py")), None)
+    return None if at is None else (words[at], words[at + 1 :])
+
+
+COMMANDS = commands("README.md")
+SCRIPT_COMMANDS = [shlex.join(words) for words in COMMANDS if script_of(words)]
+
+
+def readme_command(*parts: str) -> list[str]:
+    """The arguments of the first script command that holds all the parts."""
+    line = next(line for line in SCRIPT_COMMANDS if all(part in line for part in parts))
+    return script_of(shlex.split(line))[1]
+
+
+def run(script: str, argv: list[str]) -> None:
+    SCRIPTS[script].main(SCRIPTS[script].parse_args(argv))
+
+
+def test_both_readmes_have_the_same_commands_and_the_same_python():
+    assert len(COMMANDS) > 40
+    assert commands("README.zh-CN.md") == COMMANDS
+    english, chinese = ([re.sub(r"  # .*", "", block) for block in blocks(name, "python")] for name in READMES)
+    assert english == chinese
+
+
+@pytest.mark.parametrize("line", SCRIPT_COMMANDS)
+def test_every_command_is_accepted_by_its_script(line, tmp_path, monkeypatch):
+    script, argv = script_of(shlex.split(line))
+    assert script in SCRIPTS, f"{script} does not exist"
+    monkeypatch.chdir(tmp_path)
+    for flag, value in zip(argv, argv[1:], strict=False):
+        if flag in ("--checkpoint", "--init_from", "--prompts_file", "--input_image"):
+            Path(value).parent.mkdir(parents=True, exist_ok=True)
+            Path(value).touch()
+        elif flag in FOLDER_FLAGS or (flag == "--resume" and "/" in value):
+            Path(value).mkdir(parents=True)
+    for value in argv[argv.index("--compare") + 1 :] if "--compare" in argv else ():
+        Path(value).parent.mkdir(parents=True)
+        Path(value).touch()
+    (tmp_path / "demo_video_data").mkdir(exist_ok=True)
+    (tmp_path / "demo_video_data" / "dataset.json").touch()
+    SCRIPTS[script].parse_args(argv)
+
+
+@pytest.mark.parametrize("words", [words for words in COMMANDS if not script_of(words)], ids=shlex.join)
+def test_every_other_command_names_what_exists(words):
+    assert words[0] in OTHER_TOOLS or words[:2] in (["python", "-c"], ["python", "-m"])
+    if words[0] == "make":
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert {word for word in words[1:] if "=" not in word} <= set(targets)
+    if "-r" in words:
+        assert (ROOT / words[words.index("-r") + 1]).is_file()
+    if words[:3] == ["python", "-c", "import cv2; print(cv2.getBuildInformation())"]:
+        exec(words[2])
+    pinned = (ROOT / "requirements.txt").read_text()
+    assert all(word in pinned for word in words if "==" in word)
+
+
+def test_configuration_files_exist():
+    files = [words[words.index("--config_file") + 1] for words in COMMANDS if "--config_file" in words]
+    assert files and all((ROOT / file).is_file() for file in files)
+
+
+def test_the_main_path_runs_from_nothing_to_videos(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert ["python", "video_dataset.py"] in COMMANDS
+    run("video_dataset.py", ["--num_clips", "8"])
+    debug = readme_command("train_text2video.py", "--max_samples 5", "--preset tiny")
+    run("train_text2video.py", [*debug, "--max_train_steps", "2"])
+    (run_dir,) = Path("checkpoints").glob("text2video_*")
+    run_dir.rename("checkpoints/text2video_xxx")
+    Path("demo_video_data/heldout_prompts.txt").write_text("a red circle\na blue square\n", encoding="utf-8")
+
+    makers = [script_of(words) for words in COMMANDS if CHECKPOINT in words]
+    videos = 0
+    for number, (script, argv) in enumerate(makers):
+        folder = f"videos_{number}"
+        run(script, [*argv, "--num_inference_steps", "2", "--output_dir", folder])
+        made = [probe_video(path) for path in Path(folder).glob("*.mp4")]
+        assert made and all(info.frames in (4, 24) for info in made) and Path(folder, "index.html").is_file()
+        for flag, pattern in (("--save_gif", "*.gif"), ("--save_frames", "*_frames")):
+            assert len(list(Path(folder).glob(pattern))) == (len(made) if flag in argv else 0)
+        assert Path(folder, "contact_sheet.png").is_file() == ("--visualize" in argv)
+        videos += len(made)
+    assert videos >= 8
+
+    assert ["python", "generate_text2video.py"] in COMMANDS
+    monkeypatch.setattr("sys.stdin", io.StringIO("1\na red circle moving right\nquit\n"))
+    run("generate_text2video.py", ["--num_inference_steps", "2"])
+    assert len(list(Path("generated_videos").glob("*.mp4"))) == 1
+    assert "text2video_xxx" in capsys.readouterr().out
+
+
+def test_the_guides_three_commands_fine_tune_svd_and_animate_a_picture(tmp_path, monkeypatch):
+    """As printed, but for a local folder as the model, fewer steps, and shorter and smaller clips."""
+    monkeypatch.chdir(tmp_path)
+    video_dataset.write_demo_dataset(Path("demo"), num_clips=4, num_frames=30, frame_size=64)
+    Path("demo/videos").rename("videos")
+    run("prepare_dataset.py", [*readme_command("prepare_dataset.py"), "--num_workers", "0"])
+    Path("path/to/your").mkdir(parents=True)
+    Image.open("dataset/video_0001/00000.png").save("path/to/your/image.jpg")
+    tiny_svd_pipeline().save_pretrained("tiny_svd")
+    argv = readme_command("train_svd.py", "--dataset_dir")
+    argv[argv.index("--pretrained_model_name") + 1] = "tiny_svd"
+    smaller = ["--max_train_steps", "2", "--num_frames", "3", "--width", "64", "--height", "64", "--num_workers", "0"]
+    run("train_svd.py", [*argv, *smaller, "--num_inference_steps", "2", "--no_wandb"])
+    run("infer_svd.py", [*readme_command("infer_svd.py"), "--num_inference_steps", "2"])
+    info = probe_video(Path("sample_output.mp4"))
+    assert (info.frames, info.width, info.height, info.fps) == (3, 64, 64, 7)
+
+
+def test_weights_move_on_from_a_small_run_to_a_larger_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("video_dataset.py", ["--num_clips", "8"])
+    for name in ("tiny_small", "tiny_large"):
+        argv = readme_command("--preset tiny", f"--output_dir ./checkpoints/{name}")
+        run("train_text2video.py", [*argv, "--max_train_steps", "1"])
+        assert Path(f"checkpoints/{name}/best_model.pth").is_file()
+
+
+def test_python_blocks_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(video_dataset, "TextVideoDataset", video_dataset.TextVideoDataset)  # a block replaces it
+    video_dataset.write_demo_dataset(Path("demo_video_data"), num_clips=8)
+    for block in blocks("README.md", "python"):  # the other README has the same, see above
+        exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+    said = capsys.readouterr().out
+    assert "(3, 8, 32, 32)" in said and "reloaded with 3 more numbers" in said
+    assert Path("checkpoints/custom/best_model.pth").is_file()
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_file_tree_is_complete_and_true(name):
+    tree = next(block for block in blocks(name, "text") if "train_text2video.py" in block)
+    listed = [line.split()[0] for line in tree.splitlines()]
+    assert [file for file in listed if not (ROOT / file).is_file()] == []
+    folders = ("", "models/", "utils/", "tests/", "benchmarks/")
+    existing = [path for folder in folders for path in ROOT.glob(f"{folder}*.py")]
+    assert {str(path.relative_to(ROOT)) for path in existing} - set(listed) == set()
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_links_lead_to_files_and_headings(name):
+    for target in re.findall(r"\]\(([^)\s]+)\)", READMES[name]):
+        if target.startswith("#"):
+            headings = re.findall(r"^#+ (.+)$", READMES[name], re.MULTILINE)
+            assert target[1:] in [heading.lower().replace(" ", "-") for heading in headings], target
+        elif not target.startswith("https://"):
+            assert (ROOT / target).is_file(), target
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_every_flag_exists(name, capsys):
+    known = set(OTHER_FLAGS)
+    for module in (*SCRIPTS.values(), ablation, loading, sampling, time_to_prompt, train_step):
+        with pytest.raises(SystemExit):
+            module.parse_args(["--help"])
+        known |= set(re.findall(r"(?<![\w-])--[a-z][\w-]*", capsys.readouterr().out))
+    mentioned = set(re.findall(r"(?<![\w-])--[a-z][A-Za-z0-9_-]*", READMES[name]))
+    assert mentioned - known == set()
