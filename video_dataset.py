@@ -14,30 +14,24 @@ import json
 import math
 import os
 import random
-import re
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from utils.cli import Parser, UserError, choice, integer, number, output_problems, printable, run
-from utils.data import shapes
+from utils.arguments.data import MISSING_CAPTION, RESIZE_MODES, SHORT_CLIPS, add_reading_args
+from utils.cli import Parser, UserError, integer, output_problems, printable, run
 from utils.data.captions import swap_left_right
 from utils.data.clip_index import by_remark, listed, usable_clips
 from utils.data.data_check import check_dataset, print_check, save_contact_sheet
 from utils.data.errors import CaptionError, DataError
 from utils.data.readable import ReadableClips, UnreadableClip
-from utils.files import write_text
 from utils.video.frame_windows import window
 
 # torch, OpenCV and PyAV are imported where they are used: --help answers at once, and a Dataset needs no base class.
 
 # --------------------------------------------------------------------------------------------------------- dataset
 
-RESIZE_MODES = ("crop", "pad", "stretch")
-SHORT_CLIPS = ("skip", "pad", "loop")
-MISSING_CAPTION = ("error", "skip", "empty")
 DECODE_BYTES = 512 * 2**20  # a clip whose frames are larger than this at full size is read window by window
 
 
@@ -259,134 +253,7 @@ class TextVideoDataset(ReadableClips):
         return self.__dict__ | {"cache": {}, "cached_bytes": 0}  # a spawned worker fills its own
 
 
-# ---------------------------------------------------------------------------------------------------- demo dataset
-
-DEMO_FILE = re.compile(r"clip_\d{5,}\.(mp4|txt)")
-
-
-def write_demo_dataset(
-    output_dir: Path, num_clips=1500, num_frames=16, frame_size=64, fps=8, seed=0, hard=False, overwrite=False
-) -> bool:
-    """Write the moving-shapes dataset; the same arguments write the same bytes.
-
-    A folder finished with these settings is left alone (returns False); a half-written one is written again. Raises
-    DataError if it was finished with other settings and not `overwrite`, or if its videos/ holds foreign files.
-    """
-    from tqdm import tqdm
-
-    from utils.video.encode import write_video
-
-    output_dir, done = Path(output_dir), Path(output_dir) / "dataset.json"
-    folders = videos, captions = output_dir / "videos", output_dir / "captions"
-    settings = dict(num_clips=num_clips, num_frames=num_frames, frame_size=frame_size, fps=fps, seed=seed, hard=hard)
-    if done.exists() and not overwrite:
-        try:
-            found = json.loads(done.read_text(encoding="utf-8"))["settings"]
-        except (ValueError, KeyError, TypeError):
-            raise DataError(
-                f"{done}: not a demo dataset's file; choose another --output_dir or pass --overwrite"
-            ) from None
-        differences = [
-            f"{key} {found.get(key)} -> {value}" for key, value in settings.items() if found.get(key) != value
-        ]
-        if differences:
-            raise DataError(
-                f"{output_dir} holds a demo dataset with other settings ({', '.join(differences)}); "
-                "pass --overwrite to replace it or --output_dir to keep both"
-            )
-        if all(len(list(folder.glob("clip_*"))) == num_clips for folder in folders):
-            return False
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-        foreign = [
-            path.name
-            for path in folder.iterdir()
-            if not path.name.startswith(".") and not DEMO_FILE.fullmatch(path.name)
-        ]
-        if foreign:
-            raise DataError(f"{folder} holds other files ({printable(min(foreign))}); choose another --output_dir")
-    done.unlink(missing_ok=True)
-    for path in (path for folder in folders for path in folder.glob("clip_*")):
-        path.unlink()
-
-    plans = shapes.plan_clips(num_clips, seed, hard)
-
-    def write_clip(index: int) -> dict:
-        frames, caption, objects = shapes.make_clip(plans[index], index, seed, num_frames, frame_size, hard)
-        name = f"clip_{index:05d}"
-        write_video(videos / f"{name}.mp4", frames, fps)
-        (captions / f"{name}.txt").write_text(caption + "\n", encoding="utf-8", newline="\n")
-        return {
-            "file": f"videos/{name}.mp4",
-            "caption": caption,
-            "form": plans[index]["form"],
-            "fps": fps,
-            "frames": num_frames,
-            "size": frame_size,
-            "seed": [seed, index],
-            "objects": objects,
-        }
-
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        rows = list(
-            tqdm(
-                pool.map(write_clip, range(num_clips)), total=num_clips, desc="writing clips", unit="clip", disable=None
-            )
-        )
-    write_text(output_dir / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    for name, held_out in (("seen_prompts.txt", False), ("heldout_prompts.txt", True)):
-        prompts = shapes.benchmark_prompts(96 if hard else 48, hard, held_out, forms=(shapes.FULL_FORMS,))
-        write_text(output_dir / name, "\n".join(prompts) + "\n")
-    write_text(done, json.dumps({"settings": settings}, indent=2) + "\n")  # last: its presence means finished
-    return True
-
-
 # ---------------------------------------------------------------------------------------------------------- script
-
-
-def add_data_args(parser: argparse.ArgumentParser) -> None:
-    """Flags of the training data for a utils.cli.Parser; `data_args` makes TextVideoDataset arguments of them."""
-    group = parser.add_argument_group("data")
-    group.add_argument("--data_dir", type=Path, default=Path("demo_video_data"), help="holds videos/ and captions/")
-    group.add_argument("--num_frames", type=integer(2, 1024), default=16, help="frames per clip")
-    group.add_argument("--frame_size", type=integer(8, 4096), default=64, help="height and width in px")
-    group.add_argument("--max_samples", type=integer(1, 10**9), help="use only the first N usable clips")
-    group.add_argument(
-        "--no_augment", "--no-augment", dest="augment", action="store_false", help="no random window, crop and flip"
-    )
-    group.add_argument("--augment", action="store_true", default=True, help=argparse.SUPPRESS)
-    group.add_argument(
-        "--short_clips", type=choice(*SHORT_CLIPS), default="skip", help="too few frames: skip, pad or loop"
-    )
-    group.add_argument(
-        "--missing_caption", type=choice(*MISSING_CAPTION), default="error", help="error, skip or empty (text)"
-    )
-    group.add_argument("--val_fraction", type=number(0, 0.9), default=0.05, help="at least one clip")
-    group.add_argument("--cache_mb", type=integer(0, 10**7), default=512, help="decoded clips kept in memory")
-    add_reading_args(group)
-
-
-def add_reading_args(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--target_fps", type=number(0.01, 1000), help="sample frames by time; default: every frame")
-    group.add_argument(
-        "--resize_mode", type=choice(*RESIZE_MODES), default="crop", help="to the frame size: crop, pad or stretch"
-    )
-    group.add_argument("--caption_encoding", default="utf-8-sig", help="of caption files, e.g. gb18030")
-
-
-def data_args(args: argparse.Namespace) -> dict:
-    """Keyword arguments of TextVideoDataset from the flags of `add_data_args`."""
-    names = (
-        "data_dir num_frames frame_size max_samples augment short_clips missing_caption val_fraction target_fps "
-        "resize_mode caption_encoding"
-    )
-    return {name: getattr(args, name) for name in names.split()} | {"cache_bytes": args.cache_mb * 2**20}
-
-
-def seen_as(args: argparse.Namespace) -> dict:
-    """How training reads its clips, besides frames and size: what a model file keeps, for comparisons with the data."""
-    names = "target_fps resize_mode short_clips missing_caption caption_encoding val_fraction max_samples"
-    return {name: getattr(args, name) for name in names.split()}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -419,6 +286,8 @@ def main(args: argparse.Namespace) -> None:
 
 
 def run_demo(args: argparse.Namespace) -> None:
+    from utils.data.demo_dataset import write_demo_dataset
+
     names = ("output_dir", "num_clips", "num_frames", "frame_size", "fps", "seed", "hard", "overwrite")
     written = write_demo_dataset(**{name: getattr(args, name) for name in names})
     folder = printable(args.output_dir)

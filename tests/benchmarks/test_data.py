@@ -17,6 +17,7 @@ from tests.clips import cut, damage, encode, moving_clip
 from utils.frame_folders import clip_writer
 from utils.frame_folders.clip_writer import write_clips
 from utils.video import decode
+from utils.video import encode as encode_module
 from utils.video.decode import probe_video, read_frames
 from utils.video.encode import write_image, write_video
 from utils.video.frames import to_uint8
@@ -136,7 +137,7 @@ def test_a_disk_that_gives_back_something_else_is_noticed(tmp_path, monkeypatch,
     def forgetful(path, mode):
         return Forgetful(path, mode) if "partial" in str(path) else builtins.open(path, mode)
 
-    monkeypatch.setattr(decode, "open", forgetful, raising=False)
+    monkeypatch.setattr(encode_module, "open", forgetful, raising=False)
     with pytest.raises(OSError, match="read back"):
         write_image(tmp_path / name, moving_clip(1)[0])
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ from PIL import Image
 
 import infer_svd
 from benchmarks import measure
-from benchmarks.svd import counts, recipes, times
+from benchmarks.svd import counts, networks, recipes, times
 from benchmarks.svd import infer as infer_benchmark
 from benchmarks.svd import step as step_benchmark
 from benchmarks.svd.networks import full_networks, tiny_networks
@@ -157,9 +157,10 @@ def only(monkeypatch, module, table, *names):
 @pytest.fixture
 def pretended_gpu(monkeypatch):
     """The paths of a GPU, on the CPU and with the tiny model; memory is out for those who compile."""
-    make_pipeline = times.make_pipeline
-    monkeypatch.setattr(times, "full_networks", tiny_networks)
-    monkeypatch.setattr(times, "make_pipeline", lambda networks, device: make_pipeline(networks, "cpu"))
+    make_pipeline = networks.make_pipeline
+    for module in (times, networks):  # the other benchmark takes them from there
+        monkeypatch.setattr(module, "full_networks", tiny_networks)
+        monkeypatch.setattr(module, "make_pipeline", lambda found, device: make_pipeline(found, "cpu"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "pretended")
     for name in ("synchronize", "reset_peak_memory_stats", "empty_cache"):

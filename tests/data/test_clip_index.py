@@ -6,8 +6,8 @@ from pathlib import Path
 import cv2
 import pytest
 
-import video_dataset
 from tests.data.folders import add_clip, load, ramp
+from utils.arguments.data import add_data_args, data_args
 from utils.cli import Parser, UserError
 from utils.data import clip_index
 from video_dataset import TextVideoDataset, main, parse_args
@@ -147,7 +147,7 @@ def test_a_clip_that_vanishes_after_indexing_is_named(tmp_path):
 
 def test_data_flags_build_the_dataset(demo_dir, capsys):
     parser = Parser()
-    video_dataset.add_data_args(parser)
+    add_data_args(parser)
     flags = [
         "--data_dir",
         str(demo_dir),
@@ -159,7 +159,7 @@ def test_data_flags_build_the_dataset(demo_dir, capsys):
         "5",
         "--no-augment",
     ]
-    dataset = TextVideoDataset(**video_dataset.data_args(parser.parse_args(flags)))
+    dataset = TextVideoDataset(**data_args(parser.parse_args(flags)))
     assert len(dataset) == 5 and not dataset.augment and dataset.cache_bytes == 512 * 2**20
     for bad in (["--num_frames", "0"], ["--target_fps", "nan"], ["--max_samples", "1_0"], ["--cache_mb", "-1"]):
         with pytest.raises(SystemExit):

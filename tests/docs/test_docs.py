@@ -19,6 +19,7 @@ import video_dataset
 from benchmarks.data import loading
 from benchmarks.text2video import ablation, sampling, time_to_prompt, train_step
 from tests.tiny_svd import tiny_svd_pipeline
+from utils.data.demo_dataset import write_demo_dataset
 from utils.video.decode import probe_video
 
 ROOT = Path(__file__).parents[2]
@@ -150,7 +151,7 @@ def test_the_main_path_runs_from_nothing_to_videos(tmp_path, monkeypatch, capsys
 def test_the_guides_three_commands_fine_tune_svd_and_animate_a_picture(tmp_path, monkeypatch):
     """As printed, but for a local folder as the model, fewer steps, and shorter and smaller clips."""
     monkeypatch.chdir(tmp_path)
-    video_dataset.write_demo_dataset(Path("demo"), num_clips=4, num_frames=30, frame_size=64)
+    write_demo_dataset(Path("demo"), num_clips=4, num_frames=30, frame_size=64)
     Path("demo/videos").rename("videos")
     run("prepare_dataset.py", [*readme_command("prepare_dataset.py"), "--num_workers", "0"])
     Path("path/to/your").mkdir(parents=True)
@@ -177,7 +178,7 @@ def test_weights_move_on_from_a_small_run_to_a_larger_one(tmp_path, monkeypatch)
 def test_python_blocks_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(video_dataset, "TextVideoDataset", video_dataset.TextVideoDataset)  # a block replaces it
-    video_dataset.write_demo_dataset(Path("demo_video_data"), num_clips=8)
+    write_demo_dataset(Path("demo_video_data"), num_clips=8)
     for block in blocks("README.md", "python"):  # the other README has the same, see above
         exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
     said = capsys.readouterr().out

@@ -10,9 +10,9 @@ import pytest
 import evaluate_text2video
 import train_text2video
 from utils.cli import UserError
+from utils.data.demo_dataset import write_demo_dataset
 from utils.evaluation.benchmark import GROUPS, benchmark
 from utils.logs.metrics import read_metrics
-from video_dataset import write_demo_dataset
 
 CORE = ("colour", "shape", "direction")
 

@@ -20,12 +20,9 @@ import train_svd
 import train_text2video
 import utils.frame_folders.clip_writer
 import utils.frame_folders.latent_cache
-import utils.logs.metrics
 import utils.runs.checkpoint
 import utils.runs.generation
 import utils.runs.model_file
 import utils.runs.svd_files
-import utils.training.divergence
-import utils.training.ema
 import utils.training.optimizers
-import utils.training.processes
+import utils.training.training_run

@@ -20,7 +20,7 @@ from pathlib import Path
 from safetensors.torch import load
 
 from tests.badinput.place import Shared, run_script
-from tests.tiny_runs import TRAINERS, command
+from tests.reliability.tiny_runs import TRAINERS, command
 from utils.cli import UserError
 from utils.runs.checkpoint import list_checkpoints, newest_checkpoint
 

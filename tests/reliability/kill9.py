@@ -24,10 +24,10 @@ import torch
 from diffusers import StableVideoDiffusionPipeline  # noqa: F401  (imported before the forks, not in each)
 from diffusers.training_utils import EMAModel
 
-import utils.runs.checkpoint
 import utils.runs.model_file  # noqa: F401
+import utils.training.training_run
 from tests.badinput.place import Shared, run_script
-from tests.tiny_runs import TRAINERS, command
+from tests.reliability.tiny_runs import TRAINERS, command
 from utils.runs.checkpoint import CheckpointError, list_checkpoints, load_checkpoint
 
 INTERVAL = 3  # steps between checkpoints
@@ -82,7 +82,7 @@ class Victim:
 
 def reporting(report: Callable[[bytes], None]) -> None:
     """From now on steps and saves of a training in this process are reported."""
-    step, save = EMAModel.step, utils.runs.checkpoint.save_checkpoint
+    step, save = EMAModel.step, utils.training.training_run.save_checkpoint
 
     def reported_step(*args, **kwargs):
         step(*args, **kwargs)
@@ -95,7 +95,7 @@ def reporting(report: Callable[[bytes], None]) -> None:
         return path
 
     mock.patch.object(EMAModel, "step", reported_step).start()
-    mock.patch("utils.runs.checkpoint.save_checkpoint", reported_save).start()
+    mock.patch("utils.training.training_run.save_checkpoint", reported_save).start()
 
 
 def kill_once(trainer: str, shared: Shared, out: Path, aim: str, rng: random.Random) -> Kill:

@@ -30,10 +30,9 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-import utils.runs.checkpoint
-import utils.training.processes
+import utils.training.training_run
 from tests.badinput.place import Shared, run_script
-from tests.tiny_runs import TRAINERS, command
+from tests.reliability.tiny_runs import TRAINERS, command
 from utils.cli import printable
 from utils.logs.metrics import read_metrics
 from utils.runs.checkpoint import Resumed, list_checkpoints, load_checkpoint
@@ -206,7 +205,7 @@ def other_value(value, before):
 @contextlib.contextmanager
 def checkpoint_item_lost(key: str, kind: str, before: Resumed) -> Iterator[None]:
     """Inside the block a run that resumes finds an earlier value of one item: tensors `key` of the kind, or state."""
-    real = utils.runs.checkpoint.find_run
+    real = utils.training.training_run.find_run
 
     def find_run(*args, **kwargs):
         run_dir, resumed = real(*args, **kwargs)
@@ -218,7 +217,7 @@ def checkpoint_item_lost(key: str, kind: str, before: Resumed) -> Iterator[None]
             resumed.tensors[key] |= stale
         return run_dir, resumed
 
-    with mock.patch("utils.runs.checkpoint.find_run", find_run):
+    with mock.patch("utils.training.training_run.find_run", find_run):
         yield
 
 
@@ -248,7 +247,9 @@ def drawn_otherwise(target: str) -> contextlib.AbstractContextManager:
 
 def sampler_with(**changes) -> contextlib.AbstractContextManager:
     """Inside the block the order of samples is made with other arguments."""
-    return mock.patch("utils.training.order.EndlessSampler", lambda *args, **_: EndlessSampler(*args[:2], **changes))
+    return mock.patch(
+        "utils.training.training_run.EndlessSampler", lambda *args, **_: EndlessSampler(*args[:2], **changes)
+    )
 
 
 def samples_of_epoch_zero() -> contextlib.AbstractContextManager:
@@ -259,7 +260,7 @@ def samples_of_epoch_zero() -> contextlib.AbstractContextManager:
 
 def seed_without_step() -> contextlib.AbstractContextManager:
     """Inside the block the seed of a step does not depend on the step."""
-    return mock.patch("utils.training.order.seed_step", lambda seed, *_: seed_step(seed))
+    return mock.patch("utils.training.training_run.seed_step", lambda seed, *_: seed_step(seed))
 
 
 RANDOM = {
@@ -283,14 +284,14 @@ RANDOM_OF = {
 
 def with_gradient_scaler() -> contextlib.AbstractContextManager:
     """Inside the block accelerators scale the loss as for fp16, which needs a GPU otherwise."""
-    real = utils.training.processes.make_accelerator
+    real = utils.training.training_run.make_accelerator
 
     def make_accelerator(*args):
         accelerator = real(*args)
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=2)
         return accelerator
 
-    return mock.patch("utils.training.processes.make_accelerator", make_accelerator)
+    return mock.patch("utils.training.training_run.make_accelerator", make_accelerator)
 
 
 def mutations(

@@ -15,9 +15,9 @@ from tests.faults.place import Place
 from tests.reliability.corrupt import damages, train_twice_saved
 from tests.reliability.resume_exact import Ran, difference, exactness
 from tests.reliability.time_to_error import quick_cases, time_errors
+from tests.reliability.tiny_runs import TRAINERS
 from tests.security.calls import in_the_repository, unsafe_calls
 from tests.security.text import escaping_prompts
-from tests.tiny_runs import TRAINERS
 from utils.runs.checkpoint import MANIFEST, CheckpointError, load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).parents[2]

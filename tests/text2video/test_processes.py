@@ -91,7 +91,7 @@ def test_fsdp_trains_as_two_whole_copies_do_and_resumes(data, tmp_path):
         "        self.distributed_type = DistributedType.MULTI_GPU\n"
         "PartialState.__init__ = as_on_gpus\n"
         "import train_text2video\n"
-        "from utils import checkpoint\n"
+        "from utils.runs import checkpoint\n"
         "whole = checkpoint.whole\n"
         "def count(tensor):\n"
         "    checkpoint.spread_tensors += isinstance(tensor, checkpoint.DTensor)\n"

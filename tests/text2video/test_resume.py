@@ -10,9 +10,9 @@ import torch
 
 from tests.text2video.running import ROOT, losses, train
 from utils.cli import Diverged, Stopped, UserError
+from utils.data.demo_dataset import write_demo_dataset
 from utils.logs.metrics import read_metrics
 from utils.runs.checkpoint import list_checkpoints, load_checkpoint
-from video_dataset import write_demo_dataset
 
 
 @pytest.mark.parametrize(("workers", "accumulation"), [(0, 1), (2, 1), (0, 3)])

@@ -13,6 +13,7 @@ import socket
 import time
 from pathlib import Path
 
+from utils.arguments.presets import as_toml
 from utils.cli import UserError, printable, without_secrets
 from utils.files import PARTIAL, write_text
 
@@ -76,8 +77,10 @@ def lock_run(run_dir: Path) -> None:
 
 
 def write_settings(run_dir: Path, settings: dict) -> None:
-    """Keep the flags of a run in args.json."""
+    """Keep the flags of a run in args.json, and in config.toml as `--config` takes them for another run."""
     write_text(run_dir / "args.json", json.dumps(_plain(settings), indent=2, ensure_ascii=False) + "\n", sync=True)
+    kept = {name: value for name, value in settings.items() if name not in OF_ONE_START | {"preset", "config"}}
+    write_text(run_dir / "config.toml", as_toml(without_secrets(kept)))
 
 
 def check_settings(run_dir: Path, settings: dict, free: set[str]) -> None:

@@ -1,5 +1,6 @@
 """Stable Video Diffusion on disk: a pipeline folder and its parts, trained weights alone, the folder that is left."""
 
+import argparse
 import json
 import os
 import shutil
@@ -9,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from utils.cli import UserError, out_of_memory, printable
+from utils.cli import UserError, out_of_memory, printable, without_secrets
 from utils.files import explain_full_disk, partial_path, whole_file, write_text
 from utils.runs.checkpoint import require_numbers, sha256, tensor_bytes
 from utils.runs.hub import missing_weights, resolve_model
@@ -113,6 +114,34 @@ def read_about(folder: Path, flag: str = "--model_dir") -> dict:
         return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{flag}: {printable(file)} is damaged ({error}); remove it or copy it again") from None
+
+
+def export(args: argparse.Namespace, run_dir: Path, tensors: dict, lora: dict | None, clips: list, step: int) -> None:
+    """Leave a pipeline in the run folder, or the trained weights alone; svd.json tells infer_svd.py how it was trained.
+
+    The frozen weights are read again from the base model: the training held them in half precision.
+    """
+    about = {
+        "base_model": args.pretrained_model_name,
+        "revision": args.revision,
+        "trainable": args.trainable,
+        "lora": lora,
+        "step": step,
+        "num_frames": args.num_frames,
+        "width": args.width,
+        "height": args.height,
+        "fps": sorted(clip.fps / args.frame_stride for clip in clips)[len(clips) // 2],
+        "motion_scores": sorted(round(clip.motion_score, 6) for clip in clips),
+        "motion_bucket_ids": sorted(clip.motion_bucket_id for clip in clips),
+    }
+    if args.save_trainable_only or lora is not None:
+        save_trained(tensors, about, run_dir)
+    if not args.save_trainable_only:
+        pipeline = load_pipeline(args.pretrained_model_name, args.revision)
+        pipeline.unet = apply_trained(pipeline.unet, tensors, about)
+        save_pipeline(pipeline, run_dir)
+    write_text(run_dir / "svd.json", json.dumps(about, indent=1) + "\n")
+    write_text(run_dir / "README.md", model_card(about, len(clips), without_secrets(vars(args))))
 
 
 def train_part(unet, scope: str, frozen_dtype: torch.dtype | None, lora: dict | None):

@@ -52,7 +52,7 @@ class NumberGuard:
 
     def _end(self, what: str) -> None:
         now = self.now
-        clips = names([path for batch in self.batches.recent for path in batch["path"]])
+        clips = names([path for batch in self.batches.recent for path in batch.get("path", ())])
         raise Diverged(
             f"step {now['step']}: loss {now['loss']:g}, gradient norm {now['grad_norm']:g}, learning rate "
             f"{now['learning_rate']:g}, clips {clips} (see {self._write()}): {what}. Mend the clips, or start a run "
