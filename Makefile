@@ -26,7 +26,8 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	$(PY) -m pip install -q $(PIP_FLAGS) -r requirements-dev.txt
 	@touch $@
 
-demo: $(VENV)/installed ## data, training, videos and their score from nothing, in minutes on two CPU cores; resumes when typed again
+demo: $(VENV)/installed ## data, training, videos and their score from nothing on a CPU: first it says how long; resumes when typed again
+	@$(PY) -m benchmarks.text2video.demo_time --data_dir $(DEMO_DATA) --run_dir $(DEMO_RUN)
 	$(PY) video_dataset.py --output_dir $(DEMO_DATA)
 	$(PY) train_text2video.py --preset demo --data_dir $(DEMO_DATA) --output_dir $(DEMO_RUN) --resume auto --no_wandb
 	$(PY) evaluate_text2video.py --checkpoint $(DEMO_RUN) --data_dir $(DEMO_DATA) --output_dir $(DEMO_VIDEOS) --batch_size 16

@@ -1,8 +1,19 @@
 """What the hardware is good at."""
 
+from functools import cache
+
 import torch
 
 from utils.cli import UserError
+
+
+@cache
+def multiplies_in_bf16(device_type: str) -> bool:
+    """Whether a "cpu" or "cuda" device computes matrix products in bfloat16 itself. What only emulates it, as most CPUs
+    do, is several times slower in it than in float32."""
+    if device_type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported()
+    return device_type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def choose_precision(name: str, on_cpu: bool) -> str:
@@ -11,7 +22,4 @@ def choose_precision(name: str, on_cpu: bool) -> str:
         raise UserError("--mixed_precision: fp16 needs a GPU; use bf16, or no")
     if name != "auto":
         return name
-    native = (
-        torch.cpu._is_avx512_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported(including_emulation=False)
-    )
-    return "bf16" if native else "no"
+    return "bf16" if multiplies_in_bf16("cpu" if on_cpu else "cuda") else "no"

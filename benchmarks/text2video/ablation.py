@@ -181,6 +181,7 @@ def train_and_judge(args: argparse.Namespace, factor: str, variant: str, seed: i
     from models.diffusion import CaptionedDiffusion
     from utils.evaluation.benchmark import judge_model
     from utils.evaluation.scores import score_groups
+    from utils.hardware import multiplies_in_bf16
     from utils.runs.model_file import load_model, unpack_model
 
     torch.set_num_threads(1)
@@ -217,7 +218,7 @@ def train_and_judge(args: argparse.Namespace, factor: str, variant: str, seed: i
             "guidance_scale": stored["guidance_scale"],
             "num_inference_steps": args.num_inference_steps,
         } | changes
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=multiplies_in_bf16("cpu")):
             groups = score_groups(judge_model(model, args.num_prompts, False, 16, settings))
         row.setdefault("scores", {})[name] = {
             group: {name: (found["right"], found["of"]) for name, found in scores.items()}

@@ -37,8 +37,10 @@ def main(args: argparse.Namespace) -> None:
 
     from benchmarks.measure import write_result
     from benchmarks.text2video.peers import OURS, PEER_2022, step_alone
+    from utils.hardware import multiplies_in_bf16
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = "bf16" if multiplies_in_bf16(device) else "fp32"
     points = [(name, what, n) for what, values in GROWTH.items() for n in values for name in (OURS, PEER_2022)]
     curves, failed = {}, set()
     for name, what, n in tqdm([point for point in points if point[2] <= args.largest], desc="points", unit="point"):
@@ -47,7 +49,7 @@ def main(args: argparse.Namespace) -> None:
         if (name, what) in failed:
             continue
         try:
-            found = step_alone(name, args.parameters, clips, "bf16", device, args.steps)
+            found = step_alone(name, args.parameters, clips, precision, device, args.steps)
         except RuntimeError as error:  # killed for memory, or CUDA's own word for it
             print(f"{name} ends at {what} {n}: {error}")
             failed.add((name, what))
@@ -63,7 +65,7 @@ def main(args: argparse.Namespace) -> None:
     if device == "cuda":
         memory["measured"] = base_preset_peak((1, 16, 256, 256))
     command = f"python -m benchmarks.text2video.scaling --steps {args.steps}"
-    result = {"command": command, "device": device, "curves": curves, "exponents": exponents}
+    result = {"command": command, "device": device, "precision": precision, "curves": curves, "exponents": exponents}
     result["base_preset_16x256x256"] = memory
     plot(curves, exponents, write_result("scaling", result).with_suffix(".png"))
     for name, of in exponents.items():

@@ -4,9 +4,10 @@
     python -m benchmarks.text2video.train_step
 
 Clips of 16 frames of 64x64 and of 8 frames of 32x32; networks as large as video-diffusion-pytorch's with dim 64 and
-32, within 5%; the same loss, the same fused AdamW. On a CPU in float32 and bfloat16, on a CUDA card in bfloat16 with
-and without torch.compile. The three take turns step by step, and what is compared are medians of ratios. Peak memory is
-that of processes of their own, FLOPs are counted, utilisation is against the matrix product measured in between.
+32, within 5%; the same loss, the same fused AdamW. On a CPU in float32 and, where it computes in it, in bfloat16; on a
+CUDA card in bfloat16 with and without torch.compile. The three take turns step by step, and what is compared are
+medians of ratios. Peak memory is that of processes of their own, FLOPs are counted, utilisation is against the matrix
+product measured in between.
 Result: results/train_step.json and train_step.png.
 """
 
@@ -36,9 +37,12 @@ def main(args: argparse.Namespace) -> None:
 
     from benchmarks.measure import write_result
     from benchmarks.text2video.peers import NAMES, step_alone
+    from utils.hardware import multiplies_in_bf16
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     modes = {"cpu": [("fp32", False), ("bf16", False)], "cuda": [("bf16", False), ("bf16", True)]}[device]
+    if not multiplies_in_bf16(device):
+        modes = [("fp32", compiled) for _, compiled in modes[: 1 if device == "cpu" else 2]]
     cases = []
     for size in CASES:
         if "x".join(map(str, size)) not in args.sizes:
@@ -56,7 +60,7 @@ def main(args: argparse.Namespace) -> None:
         rows.append(compare(*case, device, args.repeats, found))
         bar.update()
     bar.close()
-    profiled = profile(*cases[-1][:2], "bf16", device)
+    profiled = profile(*cases[-1][:3], device)
     command = f"python -m benchmarks.text2video.train_step --repeats {args.repeats} --sizes {' '.join(args.sizes)}"
     result = {"command": command, "device": device, "rows": rows, "profile": profiled}
     plot(rows, write_result("train_step", result).with_suffix(".png"))

@@ -116,12 +116,14 @@ def test_fused_attention_on_a_cpu_is_counted_as_its_two_products_are():
 
 
 def test_memory_of_a_step_is_that_of_a_process_of_its_own():
-    found = peers.step_alone(peers.OURS, 8_000_000, (1, 2, 16, 16), "bf16", "cpu", 1)
+    found = peers.step_alone(peers.OURS, 8_000_000, (1, 2, 16, 16), "fp32", "cpu", 1)
     assert found["seconds"] > 0 and found["flops"] > 1e8
     assert 16 * 7_600_000 < found["peak_bytes"] < 2**30  # weights, gradients and two moments at least
 
 
-def test_train_step_compares_ours_with_each_peer(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("native", "precisions"), [(False, ["fp32"]), (True, ["fp32", "bf16"])])
+def test_train_step_compares_ours_with_each_peer(tmp_path, monkeypatch, capsys, native, precisions):
+    monkeypatch.setattr("utils.hardware.multiplies_in_bf16", lambda device: native)
     monkeypatch.setattr(measure, "RESULTS", tmp_path)
     monkeypatch.setattr(peers, "NAMES", (peers.OURS, peers.PEER_DIFFUSERS))  # the other one may not be installed
     alone = {peers.OURS: {"peak_bytes": 3, "flops": 5e9}, peers.PEER_DIFFUSERS: {"peak_bytes": 4, "flops": 7e9}}
@@ -139,7 +141,7 @@ def test_train_step_compares_ours_with_each_peer(tmp_path, monkeypatch, capsys):
         assert peer["ours_takes_memory"] == 0.75
         flops = peer["utilisation"] * row["matmul_peak"]
         assert flops * peer["seconds"] == pytest.approx(1e9 * peer["gflops_per_clip"], rel=0.1)
-    assert [row["precision"] for row in stored["rows"]] == ["fp32", "bf16"]
+    assert [row["precision"] for row in stored["rows"]] == precisions
     assert 0 < sum(stored["profile"].values()) <= 1.001
     assert "ours is faster" in capsys.readouterr().out and (tmp_path / "train_step.png").stat().st_size > 5000
 

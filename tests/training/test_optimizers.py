@@ -17,6 +17,12 @@ from utils.training.optimizers import (
 )
 
 
+@pytest.fixture
+def in_bf16(monkeypatch):
+    """As on hardware that computes in bfloat16, which torch's Muon takes everywhere."""
+    monkeypatch.setattr("utils.training.optimizers.multiplies_in_bf16", lambda device: True)
+
+
 class Small(nn.Module):
     def __init__(self):
         super().__init__()
@@ -62,7 +68,7 @@ def torchs_muon(flat, lr, weight_decay, momentum):
     return torch.optim.Muon(flat, lr, weight_decay, momentum, adjust_lr_fn="match_rms_adamw", ns_steps=NS_STEPS)
 
 
-def test_together_they_do_what_torchs_muon_and_adamw_do_apart():
+def test_together_they_do_what_torchs_muon_and_adamw_do_apart(in_bf16):
     ours, apart = Small(), Small()
     apart.load_state_dict(ours.state_dict())
     train(ours, make(ours), 5)
@@ -82,7 +88,7 @@ def test_together_they_do_what_torchs_muon_and_adamw_do_apart():
 
 
 @pytest.mark.parametrize("shapes", [[(6, 5)], [(5, 6), (6, 5), (5, 6), (32, 8)], [(4, 3, 1, 3, 3), (4, 3, 3, 1, 1)]])
-def test_batched_muon_is_torchs_muon(shapes):
+def test_batched_muon_is_torchs_muon(shapes, in_bf16):
     ours = [torch.randn(shape, requires_grad=True) for shape in shapes]
     theirs = [matrix.detach().clone().flatten(1).requires_grad_() for matrix in ours]
     batched, reference = BatchedMuon(ours, 0.02, 0.1, 0.9), torchs_muon(theirs, 0.02, 0.1, 0.9)
@@ -102,6 +108,16 @@ def test_the_directions_are_orthogonal_however_large_the_gradient():
         directions = orthogonalise(scale * torch.randn(3, 12, 7), num_steps=5)
         values = torch.linalg.svdvals(directions)
         assert values.min() > 0.6 and values.max() < 1.3
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("shape", [(3, 12, 9), (3, 4, 40)])  # both ways to compute it
+def test_what_the_hardware_multiplies_in_decides_the_precision(shape, native, monkeypatch):
+    monkeypatch.setattr("utils.training.optimizers.multiplies_in_bf16", lambda device: native)
+    gradients = torch.randn(shape)
+    exact = orthogonalise(gradients.double(), dtype=torch.float64).float()
+    error = (orthogonalise(gradients) - exact).abs().max()
+    assert (1e-4 < error < 0.1) if native else error < 1e-5
 
 
 def test_a_schedule_moves_both_learning_rates():

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 from transformers.optimization import get_wsd_schedule
 
+from utils.hardware import multiplies_in_bf16
+
 OPTIMIZERS = ("adamw", "muon")
 # Of the learning rate, for all but the matrices: what is best for these is too fast for AdamW.
 REST = 0.5
@@ -21,8 +23,9 @@ class BatchedMuon(torch.optim.Optimizer):
     arXiv:2502.16982), matrices of one shape at a time.
 
     A small U-Net has a hundred and more small matrices. One after the other they take a quarter of a training step on a
-    CPU, together less than a tenth. State and result are those of torch.optim.Muon, rounding in bfloat16 apart. That
-    takes matrices alone; here a kernel (out, in, t, h, w) counts as the matrix (out, in*t*h*w), as in Jordan's own.
+    CPU, together less than a tenth. State and result are those of torch.optim.Muon, which rounds to bfloat16 also where
+    the hardware does not compute in it. That takes matrices alone; here a kernel (out, in, t, h, w) counts as the matrix
+    (out, in*t*h*w), as in Jordan's own.
     """
 
     def __init__(self, params: ParamsT, lr: float, weight_decay: float = 0.01, momentum: float = 0.95):
@@ -51,15 +54,19 @@ class BatchedMuon(torch.optim.Optimizer):
                 torch._foreach_add_([matrix for matrix, _ in pairs], directions, alpha=-step_size)
 
 
-def orthogonalise(matrices: Tensor, num_steps: int = NS_STEPS) -> Tensor:
+def orthogonalise(matrices: Tensor, num_steps: int = NS_STEPS, dtype: torch.dtype | None = None) -> Tensor:
     """Each of (N, rows, columns) with its singular values moved near to 1, by Newton and Schulz's iteration (Jordan et
-    al. 2024), x <- (a + b x x' + c (x x')^2) x, in bfloat16 as torch's Muon does; returned in float32.
+    al. 2024), x <- (a + b x x' + c (x x')^2) x; returned in float32.
+
+    dtype: what x is multiplied in. By default bfloat16, as in torch's Muon, where the hardware computes in it, else
+    float32: a CPU that has to emulate bfloat16 takes eight times as long in it.
 
     All that multiplies x are polynomials of x x': for a long matrix it is cheaper to follow that small square alone, in
     float32 since its small eigenvalues are squares, and to touch x once.
     """
     a, b, c = NS_COEFFICIENTS
-    x = matrices.bfloat16()
+    dtype = dtype or (torch.bfloat16 if multiplies_in_bf16(matrices.device.type) else torch.float32)
+    x = matrices.to(dtype)
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
@@ -71,7 +78,7 @@ def orthogonalise(matrices: Tensor, num_steps: int = NS_STEPS) -> Tensor:
             total = factor if total is None else factor @ total
             if step < num_steps - 1:
                 gram = factor @ gram @ factor
-        x = total.bfloat16() @ x
+        x = total.to(dtype) @ x
     else:
         for _ in range(num_steps):
             gram = x @ x.mT
