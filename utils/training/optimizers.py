@@ -24,7 +24,7 @@ class BatchedMuon(torch.optim.Optimizer):
 
     A small U-Net has a hundred and more small matrices. One after the other they take a quarter of a training step on a
     CPU, together less than a tenth. State and result are those of torch.optim.Muon, which rounds to bfloat16 also where
-    the hardware does not compute in it. That takes matrices alone; here a kernel (out, in, t, h, w) counts as the matrix
+    the hardware does not compute in it. That takes matrices alone; here a kernel (out, in, t, h, w) counts as a matrix
     (out, in*t*h*w), as in Jordan's own.
     """
 
