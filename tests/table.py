@@ -7,9 +7,10 @@ import json
 import os
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from utils.cli import printable
@@ -35,6 +36,7 @@ class Result:
     what: str
     happened: str
     held: bool | None  # None: not run
+    seconds: float = 0.0
 
 
 class Table(dict[str, Row]):
@@ -52,7 +54,12 @@ class Table(dict[str, Row]):
 
 
 def try_row(row: Row, place) -> Result:
-    """What became of a row in its place."""
+    """What became of a row in its place, and how long it took."""
+    started = time.perf_counter()
+    return replace(_tried(row, place), seconds=round(time.perf_counter() - started, 1))
+
+
+def _tried(row: Row, place) -> Result:
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             return Result(row.id, row.what, row.check(place), True)
@@ -82,7 +89,8 @@ def run_table(description: str, rows: Table, letters: str, make_shared: Callable
             result = try_row(rows[id], make_place(Path(folder, id), shared))
             results.append(result)
             verdict = {True: "held", False: "NOT HELD", None: "-"}[result.held]
-            print(f"{id:4}{verdict:9} {result.what}: {printable(result.happened).replace(folder, '')}", flush=True)
+            said = printable(result.happened).replace(folder, "")
+            print(f"{id:4}{verdict:9}{result.seconds:6.1f} s  {result.what}: {said}", flush=True)
     held = sum(result.held is True for result in results)
     if args.json:
         args.json.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n", encoding="utf-8")
