@@ -104,8 +104,7 @@ class TrainingRun:
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.ema = moving_average(self.parameters, args.ema_decay)
         if self.resumed:
-            what = self.optimizer.optimizer, self.schedule, self.ema, accelerator.scaler
-            restore_training_state(self.resumed, *what)
+            restore_training_state(self.resumed, self.optimizer.optimizer, self.schedule, self.ema, accelerator.scaler)
         check_room(self.run_dir, args.checkpoints_total_limit, self.parameters, self.ema, result_bytes)
         return self.model
 
