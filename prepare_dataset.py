@@ -156,7 +156,9 @@ def converted(jobs: list, num_workers: int) -> Iterator[None]:
                 for process in multiprocessing.active_children():
                     process.terminate()
                 raise
-    except BrokenProcessPool:
+    except (BrokenProcessPool, OSError) as error:
+        if isinstance(error, OSError) and str(error) != "handle is closed":  # a pool that breaks while it is given work
+            raise
         raise UserError("--num_workers: a process died, perhaps for want of memory; lower it, run again") from None
 
 

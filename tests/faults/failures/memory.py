@@ -47,7 +47,7 @@ def numpy_in_a_worker() -> None:
     def in_worker(function):
         return lambda *args, **kwargs: numpy_says_no() if get_worker_info() else function(*args, **kwargs)
 
-    utils.video.decode.read_frames = in_worker(utils.video.decode.read_frames)
+    utils.video.decode.iter_frames = in_worker(utils.video.decode.iter_frames)
     utils.frame_folders.frame_clips.read_image = in_worker(utils.frame_folders.frame_clips.read_image)
 
 
@@ -118,8 +118,8 @@ def numpy_at_the_second_video() -> None:
     import utils.frame_folders.clip_writer
 
     probe = utils.frame_folders.clip_writer.probe_video
-    utils.frame_folders.clip_writer.probe_video = lambda path: (
-        numpy_says_no() if path.stem == "clip_00001" else probe(path)
+    utils.frame_folders.clip_writer.probe_video = lambda path, **options: (
+        numpy_says_no() if path.stem == "clip_00001" else probe(path, **options)
     )
 
 

@@ -222,7 +222,7 @@ def a_disk_fails_for_one_clip() -> None:
 
         return read
 
-    utils.video.decode.read_frames = failing(utils.video.decode.read_frames)
+    utils.video.decode.iter_frames = failing(utils.video.decode.iter_frames)
     utils.frame_folders.frame_clips.read_image = failing(utils.frame_folders.frame_clips.read_image)
     once_training_begins(lambda dataset: broken.append(dataset.path(2)))
 
