@@ -43,7 +43,7 @@ svd-demo: $(VENV)/installed ## SVD end to end in minutes with a tiny random mode
 	    --input_image $(SVD_DEMO)/dataset_root/video_000[1-6]/00000.png
 
 test: $(VENV)/installed-dev ## the test suite, on the CPU
-	$(PY) -m pytest -n auto --maxprocesses 8
+	$(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal --durations 40
 
 badinput: $(VENV)/installed-dev ## what the scripts make of 93 bad inputs, a line each
 	OMP_NUM_THREADS=1 $(PY) -m tests.badinput

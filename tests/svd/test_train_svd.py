@@ -104,12 +104,20 @@ def test_validation_scores_fixed_noise_levels_before_and_after(run_dir):
     assert rows[1]["val/loss"] < rows[0]["val/loss"]
 
 
-def test_dry_run_counts_the_full_model_without_weights_or_data(capsys):
+def test_dry_run_counts_the_full_model_without_weights_or_data(capsys, monkeypatch):
+    # What activations take is counted in tests/models/svd/test_memory.py; six such counts are half a minute.
+    def counted(*_, checkpointing, **__):
+        return {"level 0": 2**30 * (1 + 40 * (checkpointing == "none"))}
+
+    monkeypatch.setattr("models.svd.ledger.activation_bytes", counted)
     train_svd.main(train_svd.parse_args(["--dry_run", "--ema_decay", "0", "--optimizer", "adamw"]))
     report = capsys.readouterr().out
     assert "temporal" in report and "24 GB" in report and "predicted" in report
     trained, frozen = (int(word.replace(",", "")) for word in report.splitlines()[1].split() if word[0].isdigit())
     assert trained + frozen == 1_524_623_082 and 620e6 < trained < 656_076_838
+    fits = {line[:45].strip(): line.split()[-5:] for line in report.splitlines() if " GiB" in line and "checkp" in line}
+    assert fits["temporal, adamw, checkpointing full"] == ["no", "no", "yes", "yes", "yes"]
+    assert fits["temporal, adamw, checkpointing none"] == ["no", "no", "no", "no", "yes"]
 
 
 @pytest.mark.parametrize(
