@@ -109,7 +109,7 @@ def test_dry_run_counts_the_full_model_without_weights_or_data(capsys, monkeypat
     def counted(*_, checkpointing, **__):
         return {"level 0": 2**30 * (1 + 40 * (checkpointing == "none"))}
 
-    monkeypatch.setattr("models.svd.ledger.activation_bytes", counted)
+    monkeypatch.setattr("utils.runs.svd_memory_report.activation_bytes", counted)
     train_svd.main(train_svd.parse_args(["--dry_run", "--ema_decay", "0", "--optimizer", "adamw"]))
     report = capsys.readouterr().out
     assert "temporal" in report and "24 GB" in report and "predicted" in report
