@@ -153,6 +153,8 @@ def converted(jobs: list, num_workers: int) -> Iterator[None]:
             try:
                 yield from pool.map(convert, jobs)
             except KeyboardInterrupt:  # nothing half-done is taken for whole, so nobody need finish
+                # A thread of Python's pool may stumble over work that was cancelled, and would print its traceback.
+                threading.excepthook = lambda _: None
                 for process in multiprocessing.active_children():
                     process.terminate()
                 raise
