@@ -103,7 +103,7 @@ def test_a_signal_ends_the_toy_after_its_step_saved(tmp_path, capsys):
         return loss
 
     with pytest.raises(Stopped):
-        train(parse(tmp_path / "run"), spoil)
+        train(parse(tmp_path / "run", "--validate_every", 3), spoil)
     assert final(tmp_path / "run")[1]["step"] == 3
     assert "stopped after step 3 of 8" in capsys.readouterr().out
     assert "val/loss" not in json.dumps(rows(tmp_path / "run"))  # a stop waits for nothing
