@@ -87,8 +87,6 @@ class House:
             where = f"{found.importer} imports {found.imported} (line {found.line})"
             if _layer(imported) > _layer(importer):
                 yield f"an arrow up: {where}"
-            elif importer.split(".")[0] == "models" and imported.split(".")[0] == "utils":
-                yield f"models know nothing of utils: {where}"
             elif importer == imported == "scripts" and found.imported != SHARED_SCRIPT:
                 yield f"scripts do not import each other: {where}"
 
