@@ -1,6 +1,7 @@
 """A third trainer needs nothing but TrainingRun: a toy model trains, stops, resumes, and is guarded like the others."""
 
 import json
+import multiprocessing
 import os
 import signal
 
@@ -94,6 +95,11 @@ def test_a_resumed_toy_is_the_one_that_was_never_stopped(tmp_path, accumulation)
     assert state["step"] == expected_state["step"] == 8 and state["schedule"] == expected_state["schedule"]
     last = {row["step"]: row for row in rows(tmp_path / "whole") if "train/loss" in row}
     assert {row["step"]: row for row in rows(tmp_path / "parts") if "train/loss" in row} == last
+
+
+def test_the_workers_leave_with_the_run(tmp_path):
+    run = train(parse(tmp_path / "run", "--num_workers", 2))
+    assert run.step == 8 and multiprocessing.active_children() == []
 
 
 def test_a_signal_ends_the_toy_after_its_step_saved(tmp_path, capsys):

@@ -75,6 +75,11 @@ class Batches:
         self.recent.append(batch)
         return batch
 
+    def close(self) -> None:
+        """Let the workers go. Left to the garbage collector, which comes late, each would be waited for in vain for 5 s:
+        by then the queue is closed through which they are told to leave."""
+        self.batches = None
+
     def _explained(self, error: RuntimeError | OSError, awaited: list[tuple[int, int]]) -> Exception:
         """The error of a loader that lacks a worker, or shared memory, in one line; any other error as it is."""
         text = " ".join(str(error).split())

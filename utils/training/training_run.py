@@ -138,6 +138,7 @@ class TrainingRun:
             self.say(f"{self.run_dir} has its {self.max_train_steps} steps already; --max_train_steps continues it")
         self.model.train()
         self.contexts = ExitStack()
+        self.contexts.callback(self.batches.close)
         for context in (
             self.bar,
             self.signals,

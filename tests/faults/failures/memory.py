@@ -66,7 +66,7 @@ def torch_while_a_checkpoint_is_read() -> None:
     utils.runs.checkpoint.load_file = torch_says_no
 
 
-@row("F22", "out of memory in training names the flags that help, in order, and the newest checkpoint", slow=True)
+@row("F22", "out of memory in training names the flags that help, in order, and the newest checkpoint")
 def f22(place: Place) -> str:
     flags = {
         "train_text2video": ("--batch_size 4", "--num_frames 4", "--frame_size 16", "--gradient_checkpointing"),
@@ -124,7 +124,8 @@ def numpy_at_the_second_video() -> None:
 
 
 @row(
-    "F23", "out of memory in generation names the flags that help; videos before stay, a rerun adds the rest", slow=True
+    "F23",
+    "out of memory in generation names the flags that help; videos before stay, a rerun adds the rest",
 )
 def f23(place: Place) -> str:
     pictures = [shutil.copy(place.shared.picture, place.folder / f"picture{i}.png") for i in (1, 2, 3)]

@@ -175,7 +175,7 @@ def hub_is_switched_off() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
 
 
-@row("F30", "without the hub each script says in 10 s which model it wants, its files, and three ways out", slow=True)
+@row("F30", "without the hub each script says in 10 s which model it wants, its files, and three ways out")
 def f30(place: Place) -> str:
     model = place.folder / "model.pth"
     frozen = {"name": CLIP, "revision": None, "max_length": 77}

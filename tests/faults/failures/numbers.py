@@ -60,7 +60,7 @@ def nan_gradients() -> None:
     in_step(3, gradients(math.nan))
 
 
-@row("F19", "a loss or a gradient that is not a number ends the training before it reaches the weights", slow=True)
+@row("F19", "a loss or a gradient that is not a number ends the training before it reaches the weights")
 def f19(place: Place) -> str:
     for script in TRAINERS:
         for patch in (nan_loss, infinite_loss, nan_gradients):

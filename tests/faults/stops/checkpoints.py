@@ -323,7 +323,6 @@ def change_clips(training: Training, place: Place) -> Path:
 @row(
     "F18",
     "clips added, removed and changed are refused at resume by name, and taken with --allow_dataset_change",
-    slow=True,
 )
 def f18(place: Place) -> str:
     for training in finished(place):

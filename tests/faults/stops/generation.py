@@ -156,7 +156,7 @@ def at_the_terminal_while_it_draws() -> None:
     in_forward(1, wait)
 
 
-@row("F34", "at the prompt: end of input, Ctrl-C, nothing, 100 KB, control characters, no text, no terminal", slow=True)
+@row("F34", "at the prompt: end of input, Ctrl-C, nothing, 100 KB, control characters, no text, no terminal")
 def f34(place: Place) -> str:
     script = "generate_text2video"
 
