@@ -76,8 +76,11 @@ class Batches:
         return batch
 
     def close(self) -> None:
-        """Let the workers go. Left to the garbage collector, which comes late, each would be waited for in vain for 5 s:
-        by then the queue is closed through which they are told to leave."""
+        """Let the workers go.
+
+        Left to the garbage collector, each would be waited for in vain for 5 s: by then the queue is closed through which
+        they are told to leave.
+        """
         self.batches = None
 
     def _explained(self, error: RuntimeError | OSError, awaited: list[tuple[int, int]]) -> Exception:
