@@ -78,8 +78,8 @@ class Batches:
     def close(self) -> None:
         """Let the workers go.
 
-        Left to the garbage collector, each would be waited for in vain for 5 s: by then the queue is closed through which
-        they are told to leave.
+        Left to the garbage collector, each would be waited for in vain for 5 s: by then the queue is closed through
+        which they are told to leave.
         """
         self.batches = None
 
