@@ -4,10 +4,14 @@
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"
+import torch
+
+os.environ["OMP_NUM_THREADS"] = "1"  # for processes that they start
+torch.set_num_threads(1)  # for themselves: torch has read the environment by now
 
 import diffusers.optimization
 import diffusers.training_utils
+import torch.distributed.fsdp
 import tqdm.auto
 from diffusers import StableVideoDiffusionPipeline
 

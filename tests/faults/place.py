@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 TRAIN = (
     *("--preset", "tiny", "--mixed_precision", "no", "--no_wandb", "--num_workers", 0),
     *("--log_every", 1, "--sample_every", 10_000, "--validate_every", 10_000),
+    *("--num_timesteps", 8),  # of which samples, the last ones always, take as many steps
 )
 TRAIN_SVD = ("--num_frames", 3, "--width", 64, "--height", 64, "--num_workers", 0, "--log_every", 1, "--no_wandb")
 

@@ -31,5 +31,7 @@ def run_dir(data, tmp_path_factory) -> Path:
         "6",
         "--checkpoint_every",
         "2",
+        "--num_timesteps",
+        "1000",
     )
     return run_dir

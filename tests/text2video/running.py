@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[2]
 
 def train(data, output_dir, *flags, preset="tiny"):
     argv = ["--data_dir", str(data), "--output_dir", str(output_dir), "--preset", preset, "--no_wandb"]
-    train_text2video.main(train_text2video.parse_args([*argv, "--log_every", "1", *flags]))
+    argv += ["--log_every", "1", "--num_timesteps", "8"]  # of which samples take as many steps
+    train_text2video.main(train_text2video.parse_args([*argv, *flags]))
 
 
 def generate(*flags):

@@ -17,7 +17,7 @@ from utils.runs.checkpoint import list_checkpoints, load_checkpoint
 from utils.runs.model_file import load_model, unpack_model
 
 TRAIN = ("--preset", "tiny", "--no_wandb", "--mixed_precision", "no", "--log_every", 1)
-TRAIN += ("--lr_scheduler", "constant", "--checkpoint_every", 2)
+TRAIN += ("--lr_scheduler", "constant", "--checkpoint_every", 2, "--num_timesteps", 8)
 
 
 def launch(folder: Path, patch: str, script: str, *flags) -> str:
@@ -90,9 +90,9 @@ def with_spread_weights(place: str) -> None:
 
 @pytest.fixture(scope="module")
 def whole_weights(data, tmp_path_factory):
-    """Four steps of two processes with whole weights: the run folder, and what they said."""
+    """Three steps of two processes with whole weights: the run folder, and what they said."""
     folder = tmp_path_factory.mktemp("two_processes")
-    flags = ("--data_dir", data, "--output_dir", folder / "run", *TRAIN, "--max_train_steps", 4)
+    flags = ("--data_dir", data, "--output_dir", folder / "run", *TRAIN, "--max_train_steps", 3)
     return folder / "run", launch(folder, "with_whole_weights", "train_text2video", *flags)
 
 
@@ -101,7 +101,7 @@ def test_two_processes_share_the_work_and_agree(whole_weights, tmp_path):
     run, said = whole_weights
     found = re.findall(r"PROBE (\d) 2 (\w{64})", said)
     assert sorted(rank for rank, _ in found) == ["0", "1"] and len({weights for _, weights in found}) == 1, said
-    assert len(losses(run)) == 4
+    assert len(losses(run)) == 3
     flags = ("--checkpoint", run, "--output_dir", tmp_path / "out", "--num_inference_steps", 2)
     flags += ("--prompts", "a red circle", "a blue square", "a green circle")
     launch(tmp_path, "as_one_of_two", "generate_text2video", *flags)
@@ -112,7 +112,7 @@ def test_fsdp_trains_as_two_whole_copies_do_and_resumes(whole_weights, data, tmp
     """Two processes that hold half of each weight take the same steps as two with whole ones, and their checkpoint and
     model files hold whole tensors."""
     expected_run, run = whole_weights[0], tmp_path / "run"
-    for name, flags in (("first", (2,)), ("resumed", (4, "--resume", "latest"))):
+    for name, flags in (("first", (1,)), ("resumed", (3, "--resume", "latest"))):
         (tmp_path / name).mkdir()
         flags = ("--data_dir", data, "--output_dir", run, *TRAIN, "--max_train_steps", *flags)
         said = launch(tmp_path / name, "with_spread_weights", "train_text2video", *flags)

@@ -37,12 +37,13 @@ def test_resumed_training_equals_uninterrupted_training(data, tmp_path):
 
 
 def test_changed_settings_and_data_are_refused_on_resume(run_dir, data, tmp_path):
+    same = ("--resume", "latest", "--max_train_steps", "6", "--num_timesteps", "1000")
     with pytest.raises(UserError, match="started with other settings: --learning_rate 0.0001 -> 0.5"):
-        train(data, run_dir, "--resume", "latest", "--learning_rate", "0.5", "--max_train_steps", "6")
+        train(data, run_dir, *same, "--learning_rate", "0.5")
     other = tmp_path / "other"
     write_demo_dataset(other, num_clips=12, num_frames=6, frame_size=32, seed=5)
     with pytest.raises(UserError, match="--data_dir: not the clips"):
-        train(other, run_dir, "--resume", "latest", "--max_train_steps", "6")
+        train(other, run_dir, *same)
 
 
 def test_a_finished_run_is_left_alone_and_auto_starts_or_resumes(data, tmp_path, capsys):

@@ -165,7 +165,18 @@ def test_shuffled_captions_cost_more_after_training(data, tmp_path):
 
     flags = ["--max_train_steps", "70", "--optimizer", "muon", "--learning_rate", "1e-2", "--lr_warmup_steps", "5"]
     flags += ["--prediction_type", "sample", "--loss_weighting", "snr_plus_one", "--text_dropout", "0"]
-    flags += ["--ema_decay", "0.9", "--sample_every", "1000", "--validate_every", "1000", "--checkpoint_every", "1000"]
+    flags += [
+        "--num_timesteps",
+        "1000",
+        "--ema_decay",
+        "0.9",
+        "--sample_every",
+        "1000",
+        "--validate_every",
+        "1000",
+        "--checkpoint_every",
+        "1000",
+    ]
     train(data, tmp_path / "run", *flags)
     diffusion, text_encoder = unpack_model(load_model(tmp_path / "run"))
     clips = TextVideoDataset(data, 4, 16, augment=False)
