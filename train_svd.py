@@ -173,10 +173,10 @@ def main(args: argparse.Namespace) -> None:
     def encode(batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents (B, T, 4, H/8, W/8), scaled, and image embeddings (B, 1, D) of a batch."""
         if train_set.cache is not None:
-            return batch["latents"].to(device), batch["image_embeddings"].to(device)
-        first_frames = batch["first_frame"].to(device)
+            return tuple(batch[name].to(device, non_blocking=True) for name in ("latents", "image_embeddings"))
+        first_frames = batch["first_frame"].to(device, non_blocking=True)
         embeddings = image_embeddings(image_encoder, feature_extractor, first_frames)
-        return encode_latents(vae, batch["frames"].to(device)), embeddings
+        return encode_latents(vae, batch["frames"].to(device, non_blocking=True)), embeddings
 
     def weights() -> dict[str, dict[str, torch.Tensor]]:
         return {"trained": {name: whole(p.detach()) for name, p in zip(learning, run.parameters, strict=True)}}
@@ -204,7 +204,7 @@ def main(args: argparse.Namespace) -> None:
                 of_all = (stratum, args.gradient_accumulation_steps)
                 sigmas = draw_sigmas(len(latents), args.p_mean, args.p_std, stratum=of_all).to(device)
                 noise = torch.randn(latents.shape).to(device)
-                first_frames, motion = batch["first_frame"].to(device), batch["motion_bucket_id"]
+                first_frames, motion = batch["first_frame"].to(device, non_blocking=True), batch["motion_bucket_id"]
                 dropout = args.conditioning_dropout_prob
                 conditioning = make_conditioning(vae, first_frames, embeddings, batch["fps"], motion, dropout=dropout)
                 losses, errors = svd_loss(trained, latents, conditioning, sigmas, noise, args.loss)

@@ -33,10 +33,11 @@ def hardware() -> dict:
     }
 
 
-def write_result(name: str, result: dict) -> Path:
-    """benchmarks/results/<name>.json with the hardware and the date; the file is replaced whole."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def write_result(name: str, result: dict, folder: Path | None = None) -> Path:
+    """<name>.json in the folder, or benchmarks/results, with the hardware and the date; the file is replaced whole."""
+    folder = folder or RESULTS
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
     whole = {"date": time.strftime("%Y-%m-%d"), "hardware": hardware(), **result}
     partial = path.with_name(f".{path.name}.tmp")
     partial.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -46,9 +47,10 @@ def write_result(name: str, result: dict) -> Path:
 
 class TrainingStep:
     """One training step of train_text2video.py's settings on random clips, to be timed: forward, backward, clipping,
-    optimizer and moving average. `args` are the trainer's parsed arguments."""
+    optimizer and moving average. `args` are the trainer's parsed arguments. What is random is drawn on the CPU, so that
+    every device computes the same."""
 
-    def __init__(self, args: argparse.Namespace, captions: list[str]):
+    def __init__(self, args: argparse.Namespace, captions: list[str], device: str = "cpu"):
         from models.diffusion import CaptionedDiffusion
         from utils.hardware import choose_precision
         from utils.runs.new_model import make_diffusion, make_text_encoder, make_unet
@@ -57,25 +59,36 @@ class TrainingStep:
 
         torch.manual_seed(args.seed)
         encoder = make_text_encoder(args, captions)
-        self.model = CaptionedDiffusion(make_diffusion(args, make_unet(args, encoder.dim)), encoder).train()
+        model = CaptionedDiffusion(make_diffusion(args, make_unet(args, encoder.dim)), encoder).train()
+        self.device, self.model = device, model.to(device)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         betas = (args.adam_beta1, args.adam_beta2)
         self.optimizer = make_optimizer(args.optimizer, self.model, args.learning_rate, betas, args.adam_weight_decay)
         self.ema = moving_average(self.parameters, args.ema_decay)
-        self.bf16 = choose_precision(args.mixed_precision, on_cpu=True) == "bf16"
-        self.videos = torch.rand(args.batch_size, 3, args.num_frames, args.frame_size, args.frame_size) * 2 - 1
+        self.bf16 = choose_precision(args.mixed_precision, on_cpu=device == "cpu") == "bf16"
+        videos = torch.rand(args.batch_size, 3, args.num_frames, args.frame_size, args.frame_size) * 2 - 1
+        self.videos = videos.to(device)
         self.captions = [captions[i % len(captions)] for i in range(args.batch_size)]
         self.max_grad_norm = args.max_grad_norm
 
-    def __call__(self) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            loss = self.model(self.videos, self.captions)
+    def __call__(self) -> torch.Tensor:
+        """Take the step; the loss before it."""
+        diffusion = self.model.diffusion
+        noise, timesteps = (
+            torch.randn(self.videos.shape),
+            diffusion.draw_timesteps(len(self.videos), torch.device("cpu")),
+        )
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
+            embeddings, mask = self.model.text_encoder(diffusion.drop_text(self.captions))
+            given = {"noise": noise.to(self.device), "timesteps": timesteps.to(self.device)}
+            loss = diffusion(self.videos, embeddings, mask, **given)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema is not None:
             self.ema.step(self.parameters)
+        return loss.detach()
 
 
 def matmul_peak(device: str, precision: str, size: int | None = None) -> float:

@@ -236,7 +236,9 @@ class TextToVideoDiffusion(nn.Module):
         context, mask = _stack_guidance(text_embeddings, mask, negative_embeddings, negative_mask, guidance_scale)
         kind, settings = SAMPLERS[sampler]
         scheduler = kind.from_config(self.scheduler.config, clip_sample=False, rescale_betas_zero_snr=False, **settings)
-        scheduler.set_timesteps(num_inference_steps, device=text_embeddings.device)
+        scheduler.set_timesteps(
+            num_inference_steps
+        )  # on the CPU: it looks at each of them, and a GPU would be waited for
         shape = (self.unet.config.in_channels, num_frames, height, width)
         device = text_embeddings.device
         sample = _randn(len(text_embeddings), shape, generators, device) * scheduler.init_noise_sigma
@@ -258,7 +260,7 @@ class TextToVideoDiffusion(nn.Module):
         schedule: the clip is therefore clipped to [-1, 1] ("static") or divided by its own 99.5% quantile ("dynamic",
         Saharia et al. 2022, arXiv:2205.11487, sec. 2.3); "none" leaves it alone.
         """
-        batch = timestep.long().expand(len(context))  # Euler counts in floats
+        batch = timestep.long().to(noisy.device, non_blocking=True).expand(len(context))  # Euler counts in floats
         prediction = self.unet(torch.cat([noisy] * (len(context) // len(noisy))), batch, context, mask).float()
         if guidance_scale != 1:
             negative, positive = prediction.chunk(2)
@@ -284,6 +286,8 @@ def _stack_guidance(positive, positive_mask, negative, negative_mask, guidance_s
     """One batch of the negative texts and then the texts, padded to one length, or the texts alone without guidance."""
     if guidance_scale == 1:
         return positive, positive_mask
+    if positive_mask is negative_mask is None and positive.shape == negative.shape:
+        return torch.cat([negative, positive]), None
     length = max(positive.shape[1], negative.shape[1])
     embeddings, masks = [], []
     for text, mask in ((negative, negative_mask), (positive, positive_mask)):
@@ -306,7 +310,11 @@ class CaptionedDiffusion(nn.Module):
     def forward(self, videos: Tensor, captions: list[str]) -> Tensor:
         """The loss of clips (B, C, T, H, W) in [-1, 1] with their captions, some of which are dropped in training."""
         embeddings, mask = self.text_encoder(self.diffusion.drop_text(captions))
-        return self.diffusion(videos, embeddings, mask)
+        return self.diffusion(videos, embeddings, self.needed(mask))
+
+    def needed(self, mask: Tensor) -> Tensor | None:
+        """None where padding counts, as CLIP's does: without a mask attention has faster kernels on a GPU."""
+        return mask if self.text_encoder.masks_padding else None
 
     @torch.no_grad()
     def sample(self, prompts: list[str], seeds: list[int], negative_prompt: str = "", **settings) -> Tensor:
@@ -317,4 +325,5 @@ class CaptionedDiffusion(nn.Module):
         embeddings, mask = self.text_encoder.encode(prompts)
         negative, negative_mask = self.text_encoder.encode([negative_prompt] * len(prompts))
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return self.diffusion.sample(embeddings, mask, negative, negative_mask, generators=generators, **settings)
+        masks = self.needed(mask), self.needed(negative_mask)
+        return self.diffusion.sample(embeddings, masks[0], negative, masks[1], generators=generators, **settings)

@@ -7,6 +7,7 @@ Features are (B, C, T, H, W) between blocks. Whatever is not temporal treats the
 """
 
 import math
+from functools import cache
 from itertools import product
 
 import torch
@@ -57,9 +58,15 @@ def fourier_features(num_frames: int, height: int, width: int, device=None) -> T
     """
     axes = [(2 * torch.arange(n, device=device) + 1) / n - 1 for n in (num_frames, height, width)]
     coordinates = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)  # (T, H, W, 3)
-    waves = coordinates @ torch.tensor(WAVES, dtype=coordinates.dtype, device=device).T
+    waves = coordinates @ _waves(coordinates.dtype, coordinates.device).T
     angles = (waves[..., None] * (math.pi / 2 * 2.0 ** torch.arange(POSITION_BANDS, device=device))).flatten(-2)
     return torch.cat([coordinates, angles.sin(), angles.cos()], dim=-1)
+
+
+@cache
+def _waves(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """WAVES as (13, 3). Kept, because a GPU that is sent it in every step has to wait for it."""
+    return torch.tensor(WAVES, dtype=dtype, device=device)
 
 
 class FrameGroupNorm(nn.GroupNorm):
@@ -169,10 +176,23 @@ class Attention(nn.Module):
         return self.to_out[0](attend(q, k, v, mask).transpose(1, 2).flatten(2))
 
 
+# What the fused kernels of CUDA take at once: a launch has at most so many blocks along a dimension (pytorch/pytorch
+# issue 146704), and the backward pass of flash attention counts its elements, with queries filled up to 128 and heads
+# to 32, in 31 bits. Attention over time has a batch of all places of all clips: 65,536 for 4 clips of 256x256.
+MOST_BATCH, MOST_ELEMENTS = 2**16 - 1, 2**31 - 1
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v. On a CPU in bfloat16 the fused kernel is several times slower than its definition."""
+    """softmax(q k^T / sqrt(d)) v, (N, heads, Lq, d). On a CPU in bfloat16 the fused kernel is several times slower than
+    its definition; a batch that is too large for those of a GPU is taken in parts."""
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
-        return scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        N, heads, length, dim = q.shape
+        most = max(1, min(MOST_BATCH, MOST_ELEMENTS // (heads * (-(-length // 128) * 128) * max(dim, 32))))
+        if most >= N:
+            return scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        masks = [None] * -(-N // most) if mask is None else mask.split(most)
+        parts = zip(q.split(most), k.split(most), v.split(most), masks, strict=True)
+        return torch.cat([scaled_dot_product_attention(q, k, v, attn_mask=mask) for q, k, v, mask in parts])
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)

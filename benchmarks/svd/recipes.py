@@ -36,6 +36,7 @@ VARIANTS = {
     "no one-token shortcut": OURS._replace(one_token=False),
     "frozen weights in float32": OURS._replace(frozen="float32"),
     "8-bit AdamW": OURS._replace(optimizer="adamw8bit"),
+    "LoRA": OURS._replace(scope="lora"),
 }
 # The same counts as ours or as "no cache"; what they do can only be timed, and on a GPU.
 TIMED_ONLY = {

@@ -16,7 +16,8 @@ def set_up(unet, recipe: Recipe) -> None:
     from models.svd.memory import enable_full_checkpointing, use_one_token_attention
     from utils.runs.svd_files import train_part
 
-    train_part(unet, recipe.scope, getattr(torch, recipe.frozen), None)
+    lora = {"rank": 16, "alpha": 16} if recipe.scope == "lora" else None
+    train_part(unet, recipe.scope, getattr(torch, recipe.frozen), lora)
     use_one_token_attention(unet, recipe.one_token)
     if recipe.checkpointing == "full":
         enable_full_checkpointing(unet)
@@ -93,16 +94,21 @@ class TrainingStep:
         conditioning = make_conditioning(self.vae, self.frames[:, 0], embeddings, fps, motion)
         return latents, conditioning, sigmas, noise
 
-    def gradients(self, latents, conditioning, sigmas, noise):
-        """The loss; its gradients are added to those of the parameters."""
+    def forward(self, latents, conditioning, sigmas, noise):
+        """The loss."""
         import torch
 
         from models.svd.objective import svd_loss
 
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             losses, _ = svd_loss(self.unet, latents, conditioning, sigmas, noise)
-        losses.mean().backward()
-        return losses.detach().mean()
+        return losses.mean()
+
+    def gradients(self, *inputs):
+        """The loss; its gradients are added to those of the parameters."""
+        loss = self.forward(*inputs)
+        loss.backward()
+        return loss.detach()
 
     def update(self) -> None:
         import torch

@@ -112,15 +112,24 @@ def make_network(name: str, parameters: int) -> nn.Module:
 class NetworkStep:
     """A training step of a network on random clips: forward, squared error, backward, AdamW. Called, it takes one.
 
-    size: (B, T, H, W) of the clips. precision: "fp32", or "bf16" for autocast. compiled: by torch.compile.
+    size: (B, T, H, W) of the clips. precision: "fp32", or "bf16" for autocast. compiled: by torch.compile. channels: of
+    the clips.
     """
 
-    def __init__(self, network: nn.Module, size: tuple[int, ...], precision: str, device: str, compiled: bool = False):
+    def __init__(
+        self,
+        network: nn.Module,
+        size: tuple[int, ...],
+        precision: str,
+        device: str,
+        compiled: bool = False,
+        channels: int = 3,
+    ):
         B, T, H, W = size
         self.network = network.to(device).train()
         self.forward = torch.compile(self.network) if compiled else self.network
         self.optimizer = torch.optim.AdamW(network.parameters(), 1e-4, fused=True)
-        self.clips, self.noise = (torch.randn(B, 3, T, H, W, device=device) for _ in range(2))
+        self.clips, self.noise = (torch.randn(B, channels, T, H, W, device=device) for _ in range(2))
         self.timesteps = torch.randint(1000, (B,), device=device)
         self.context = torch.randn(B, TOKENS, TEXT_DIM, device=device)
         self.autocast = partial(torch.autocast, device, torch.bfloat16) if precision == "bf16" else nullcontext

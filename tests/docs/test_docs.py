@@ -19,6 +19,7 @@ import train_svd
 import train_text2video
 import video_dataset
 from benchmarks.data import loading
+from benchmarks.gpu import __main__ as gpu
 from benchmarks.text2video import ablation, sampling, time_to_prompt, train_step
 from tests.tiny_svd import tiny_svd_pipeline
 from utils.data.demo_dataset import write_demo_dataset
@@ -96,7 +97,7 @@ def test_the_readme_is_one_page_and_leads_to_every_other():
         assert len(PAGES[page].splitlines()) <= 250
         for name in ENGLISH[1:]:
             assert f"({name.replace('.md', suffix)}" in PAGES[page], f"{page} does not lead to {name}"
-    assert len(COMMANDS) > 60 and len(ENGLISH) == 8
+    assert len(COMMANDS) > 60 and len(ENGLISH) == 9
 
 
 @pytest.mark.parametrize("line", SCRIPT_COMMANDS)
@@ -273,7 +274,7 @@ def test_every_file_that_is_mentioned_exists(name):
 @pytest.fixture(scope="module")
 def known_flags() -> set[str]:
     known = set(OTHER_FLAGS)
-    for module in (*SCRIPTS.values(), ablation, loading, sampling, time_to_prompt, train_step):
+    for module in (*SCRIPTS.values(), ablation, gpu, loading, sampling, time_to_prompt, train_step):
         said = io.StringIO()
         with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patch:
             patch.setattr("sys.stdout", said)

@@ -32,7 +32,7 @@ from utils.logs.metrics import Metrics
 from utils.logs.plots import plot_metrics
 from utils.logs.samples import write_samples
 from utils.logs.trackers import log_media, start_trackers
-from utils.runs.checkpoint import check_room, find_run, restore_training_state, save_checkpoint, training_state
+from utils.runs.checkpoint import check_room, find_run, restore_training_state, save_checkpoint, training_state, whole
 from utils.runs.out_of_memory import explain_out_of_memory
 from utils.runs.run_folder import check_clips, check_settings, write_settings
 from utils.training.batches import Batches, saved_first
@@ -194,8 +194,9 @@ class TrainingRun:
         Raises Diverged, with the weights as they were, for a loss or a gradient that is not a number.
         """
         grad_norm = self.accelerator.clip_grad_norm_(self.parameters, self.args.max_grad_norm)
-        self.rows.append(torch.stack(list(self.losses.values())).tolist())
-        self.numbers.check(self.step + 1, self.rows[-1][0], float(grad_norm), self.schedule.get_last_lr()[0])
+        *losses, grad_norm = self._on_the_cpu([*self.losses.values(), grad_norm])
+        self.rows.append(losses)
+        self.numbers.check(self.step + 1, losses[0], grad_norm, self.schedule.get_last_lr()[0])
         self.optimizer.step()
         self.optimizer.zero_grad()
         if not self.numbers.overflowed():
@@ -208,7 +209,12 @@ class TrainingRun:
         self.bar.set_postfix(loss=f"{means[0]:.4f}")
         self.stopping = any_process(self.accelerator, self.signals.received is not None)
         if self.last or self.step % self.args.log_every == 0:
-            self._log_row(dict(zip(self.losses, means, strict=True)), float(grad_norm))
+            self._log_row(dict(zip(self.losses, means, strict=True)), grad_norm)
+
+    @staticmethod
+    def _on_the_cpu(numbers: list[Tensor]) -> list[float]:
+        """Their values. A GPU has to finish its work for each look at it: one, in which all are seen."""
+        return torch.stack([whole(number).float() for number in numbers]).tolist()
 
     def _begin_row(self) -> None:
         self.waited, self.since, self.rows = 0.0, time.perf_counter(), []
