@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import measure
-from benchmarks.data import loading, prepare, startup
+from benchmarks.data import loading, per_core, prepare, startup
 from tests.clips import cut, damage, encode, moving_clip
 from utils.frame_folders import clip_writer
 from utils.frame_folders.clip_writer import write_clips
@@ -58,6 +58,15 @@ def test_data_measures_both_sides_and_both_kinds_of_waiting(results, monkeypatch
     assert sleeping["seconds"] > 0.6 and sleeping["met"] == (sleeping["share"] < loading.WAIT_GOAL)
     waited = sleeping["share"] * sleeping["seconds"]
     assert sleeping["first_batch_seconds"] - 0.01 <= waited < sleeping["seconds"] - 0.59
+
+
+def test_what_a_core_delivers_is_counted_with_and_without_the_cache(results, monkeypatch, capsys):
+    monkeypatch.setattr(per_core, "FILES", {"short": (64, 64, 2), "long": (64, 64, 12)})
+    monkeypatch.setattr("video_dataset.DECODE_BYTES", 100 * 64 * 64 * 3)  # the long one is never kept
+    per_core.main(per_core.parse_args(["--windows", "6"]))
+    rows = json.loads((results / "per_core.json").read_text())["clips_per_core_and_second"]
+    assert rows["short"]["cached"] > rows["short"]["read"] > rows["long"]["read"] > 0
+    assert rows["long"]["cached"] is None and "| long |" in capsys.readouterr().out
 
 
 def test_the_naive_reader_gives_the_samples_that_training_wants(tmp_path, monkeypatch):

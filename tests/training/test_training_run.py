@@ -48,7 +48,7 @@ def train(args, spoil=lambda step, loss: loss):
     model = nn.Linear(2, 1)
     if run.resumed:
         model.load_state_dict(run.resumed.tensors["model"])
-    optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate)
+    optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate, fused=True)
     model = run.prepare(model, optimizer, Points(), 4, args.max_train_steps, lambda: {"model": model.state_dict()})
     with run:
         for batches in run.steps():
@@ -95,6 +95,21 @@ def test_a_resumed_toy_is_the_one_that_was_never_stopped(tmp_path, accumulation)
     assert state["step"] == expected_state["step"] == 8 and state["schedule"] == expected_state["schedule"]
     last = {row["step"]: row for row in rows(tmp_path / "whole") if "train/loss" in row}
     assert {row["step"]: row for row in rows(tmp_path / "parts") if "train/loss" in row} == last
+
+
+def test_a_step_looks_at_its_numbers_once(tmp_path, monkeypatch):
+    """A GPU has to finish its work for each look."""
+    looks = []
+
+    def counted(name):
+        look = getattr(torch.Tensor, name)
+        return lambda self, *args: looks.append(name) or look(self, *args)
+
+    for name in ("item", "tolist", "__float__", "__bool__", "cpu"):
+        monkeypatch.setattr(torch.Tensor, name, counted(name))
+    found = []
+    train(parse(tmp_path / "run"), lambda step, loss: found.append(len(looks)) or loss)
+    assert [b - a for a, b in zip(found, found[1:], strict=False)] == [1] * 7, looks
 
 
 def test_the_workers_leave_with_the_run(tmp_path):
