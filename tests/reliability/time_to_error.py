@@ -3,8 +3,9 @@
     python -m tests.reliability.time_to_error [--json FILE]
 
 Each must take less than 10 seconds, hubs that cannot be reached or do not answer included; on a machine that needs long
-for the imports of torch and diffusers, less than twice those and the seconds in which a hub may answer. A wandb that cannot be reached may hold a training
-up by 15 seconds, and must not end it. What other programs keep a script waiting for a core does not count.
+for the imports of torch and diffusers, less than twice those and the seconds in which a hub may answer. A wandb that
+cannot be reached may hold a training up by 15 seconds, and must not end it. What other programs keep a script waiting
+for a core does not count.
 """
 
 import argparse
