@@ -82,7 +82,7 @@ def test_a_row_that_fails_says_why_and_the_next_is_measured(tmp_path):
 
 def test_what_is_far_from_its_prediction_is_named():
     rows = [
-        {"what": "a step", "measured": {"peak_gib": 21.0, "seconds": 2.0}, "predicted": {"peak_gib": 20.0}},
+        {"what": "a step", "measured": {"peak_gib": 20.9, "seconds": 2.0}, "predicted": {"peak_gib": 20.0}},
         {"what": "another", "measured": {"peak_gib": 10.4}, "predicted": {"peak_gib": 10.0}},
         {"what": "a third", "failed": "no memory"},
     ]
