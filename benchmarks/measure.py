@@ -74,14 +74,12 @@ class TrainingStep:
     def __call__(self) -> torch.Tensor:
         """Take the step; the loss before it."""
         diffusion = self.model.diffusion
-        noise, timesteps = (
-            torch.randn(self.videos.shape),
-            diffusion.draw_timesteps(len(self.videos), torch.device("cpu")),
-        )
+        noise = torch.randn(self.videos.shape)
+        timesteps = diffusion.draw_timesteps(len(noise), noise.device)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             embeddings, mask = self.model.text_encoder(diffusion.drop_text(self.captions))
             given = {"noise": noise.to(self.device), "timesteps": timesteps.to(self.device)}
-            loss = diffusion(self.videos, embeddings, mask, **given)
+            loss = diffusion(self.videos, embeddings, self.model.needed(mask), **given)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
         self.optimizer.step()

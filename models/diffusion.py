@@ -236,9 +236,7 @@ class TextToVideoDiffusion(nn.Module):
         context, mask = _stack_guidance(text_embeddings, mask, negative_embeddings, negative_mask, guidance_scale)
         kind, settings = SAMPLERS[sampler]
         scheduler = kind.from_config(self.scheduler.config, clip_sample=False, rescale_betas_zero_snr=False, **settings)
-        scheduler.set_timesteps(
-            num_inference_steps
-        )  # on the CPU: it looks at each of them, and a GPU would be waited for
+        scheduler.set_timesteps(num_inference_steps)  # on the CPU: it looks at each, and a GPU would be waited for
         shape = (self.unet.config.in_channels, num_frames, height, width)
         device = text_embeddings.device
         sample = _randn(len(text_embeddings), shape, generators, device) * scheduler.init_noise_sigma

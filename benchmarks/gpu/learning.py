@@ -42,7 +42,8 @@ def learn(flags: list, run_dir: Path, seconds: float, tiny: bool) -> dict:
 
     trial = 2 if tiny else 30
     never = ["--validate_every", NEVER, "--sample_every", NEVER, "--checkpoint_every", NEVER]
-    run_script(train_text2video, [*flags, *never, "--output_dir", run_dir / "trial", "--max_train_steps", trial])
+    short = ["--output_dir", run_dir / "trial", "--max_train_steps", trial, "--log_every", 5]
+    run_script(train_text2video, [*flags, *never, *short])
     rate = read_metrics(run_dir / "trial" / "metrics.jsonl")
     rate = max(row["train/steps_per_second"] for row in rate if "train/steps_per_second" in row)
     if not tiny and seconds < LEAST:

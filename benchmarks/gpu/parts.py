@@ -20,7 +20,7 @@ class Part(NamedTuple):
 
 
 PARTS = {
-    "runs": Part("Does everything run, and compute what a CPU computes?", "running", 1.5),
+    "runs": Part("Does everything run, and compute what a CPU computes?", "running", 2.5),
     "svd": Part("What does a step of Stable Video Diffusion cost at 512x320x25, lever by lever?", "svd", 2.0),
     "network": Part("How fast is the base preset at 16x64x64, beside its peers?", "network", 1.5),
     "latents": Part("What do 256 and 512 pixels cost in latents, and how fast are samples drawn?", "latents", 1.0),

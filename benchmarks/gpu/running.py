@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ def measure(rows: Rows, tiny: bool, folder: Path) -> None:
     from utils.data.demo_dataset import write_demo_dataset
 
     # What everything below works on.
-    preset, seconds, steps = ("tiny", 1.0, 3) if tiny else ("demo", 15.0, 20)
+    preset, seconds, steps = ("tiny", 1.0, 3) if tiny else ("demo", 10.0, 20)
     data, svd = folder / "clips", folder / "svd"
     write_demo_dataset(data, num_clips=16 if tiny else 400)
     tiny_svd_pipeline().save_pretrained(svd / "model")
@@ -45,29 +44,29 @@ def measure(rows: Rows, tiny: bool, folder: Path) -> None:
         rows.row(f"{preset} preset, {seconds:g} s, {precision}", lambda flags=flags: train_for(seconds, flags))
     flags = [*common, "--mixed_precision", "no", "--output_dir", folder / "resumed"]
     rows.row("resumed after half of the steps, against all at once", lambda: resumed(flags, 2 if tiny else 10))
-    if not tiny:
-        flags = [*common, "--compile", "--output_dir", folder / "compiled"]
-        rows.row(f"{preset} preset, {seconds:g} s, compiled", lambda: train_for(seconds, flags))
     rows.row("evaluate_text2video.py", lambda: evaluate(folder / "resumed" / "whole", data, folder, 2 if tiny else 24))
 
     # SVD with a tiny network: every flag that has a path of its own on a GPU.
     dataset = prepare(data, svd / "dataset_root")
-    for name, flags in {
+    for name, more in {
         "as by default": [],
         "fp16, LoRA, no cache": ["--mixed_precision", "fp16", "--trainable", "lora", "--no_cache"],
         "compiled": ["--compile"],
     }.items():
-        if tiny and flags:
+        if tiny and more:
             continue
         argv = ["--pretrained_model_name", svd / "model", "--dataset_dir", dataset, "--output_dir", svd / name]
         argv += ["--num_frames", 4, "--width", 64, "--height", 64, "--max_train_steps", 2 if tiny else 4, "--no_wandb"]
-        argv += ["--num_inference_steps", 2, "--num_validation_clips", 1, "--num_workers", 0 if tiny else 2, *flags]
+        argv += ["--num_inference_steps", 2, "--num_validation_clips", 1, "--num_workers", 0 if tiny else 2, *more]
         rows.row(f"train_svd.py, tiny network, {name}", lambda argv=argv: timed(train_svd, argv))
     picture = next(dataset.rglob("*.png"))
     for offload in ("none",) if tiny else ("none", "model", "sequential"):
         argv = ["--model_dir", svd / "model", "--input_image", picture, "--output_dir", svd / f"videos_{offload}"]
         argv += ["--num_frames", 4, "--width", 64, "--height", 64, "--num_inference_steps", 2, "--offload", offload]
         rows.row(f"infer_svd.py, tiny network, --offload {offload}", lambda argv=argv: timed(infer_svd, argv))
+    if not tiny:  # last, because compiling may take all the time that is left
+        flags = [*common, "--compile", "--output_dir", folder / "compiled"]
+        rows.row(f"{preset} preset, {seconds:g} s, compiled", lambda: train_for(seconds, flags))
 
 
 def run_script(script, flags: list) -> None:
@@ -203,11 +202,9 @@ def same_videos(preset: str, num_inference_steps: int) -> dict:
 
 
 def evaluate(checkpoint: Path, data: Path, folder: Path, num_prompts: int) -> dict:
-    """Seconds that evaluate_text2video.py takes; its contact sheet is kept."""
+    """Seconds that evaluate_text2video.py takes."""
     import evaluate_text2video
 
     flags = ["--checkpoint", checkpoint, "--data_dir", data, "--output_dir", folder / "videos"]
     flags += ["--num_prompts", num_prompts, "--num_inference_steps", 2 if num_prompts < 10 else 25]
-    figures = timed(evaluate_text2video, flags)
-    sys.stdout.flush()
-    return figures
+    return timed(evaluate_text2video, flags)

@@ -146,10 +146,16 @@ class NetworkStep:
         self.optimizer.zero_grad()
         return counter.get_total_flops()
 
-    def __call__(self) -> None:
-        self.loss(self.forward).backward()
+    def take(self) -> Tensor:
+        """The step, without waiting for it: on a GPU it may still be at work. Returns the loss before it."""
+        loss = self.loss(self.forward)
+        loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
+        return loss.detach()
+
+    def __call__(self) -> None:
+        self.take()
         synchronise(self.clips.device)
 
 
