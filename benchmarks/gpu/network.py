@@ -47,6 +47,9 @@ def measure(rows: Rows, tiny: bool, folder: Path) -> None:
     rows.row("base preset, a look at each loss or none", lambda: looks(step(base, batch), repeats))
     if not tiny:
         rows.row("base preset, compiled", lambda: cost(step(base, batch, compiled=True), repeats, peak))
+        rows.row("base preset, compiled, CUDA graphs", lambda: cost(graphed(step(base, batch)), repeats, peak))
+        sizes = [size, (8, 64, 64), (16, 48, 80), (12, 80, 48)]
+        rows.row("base preset, compiled, four sizes", lambda: changing_sizes(step(base, 2, compiled=True), sizes))
     rows.row("base preset, channels last", lambda: cost(channels_last(step(base, batch)), repeats, peak))
     rows.row("base preset, gradients recomputed", lambda: cost(recomputing(step(base, batch)), repeats, peak))
     with norms_in_low_precision():
@@ -109,6 +112,25 @@ def looks(step: NetworkStep, repeats: int, steps: int = 10) -> dict:
 
     figures = {"milliseconds": False, "milliseconds_with_looks": True}
     return {name: 1000 * seconds_of(partial(row, look), repeats, 1) / steps for name, look in figures.items()}
+
+
+def changing_sizes(step: NetworkStep, sizes: list[tuple[int, int, int]]) -> dict:
+    """Of a compiled step that is given clips of another (T, H, W) each time: graphs that were compiled, and seconds of
+    the first step at each size."""
+    torch._dynamo.utils.counters.clear()
+    seconds = []
+    for T, H, W in sizes:
+        step.clips = torch.randn(*step.clips.shape[:2], T, H, W, device=DEVICE)
+        step.noise = torch.randn_like(step.clips)
+        seconds.append(seconds_of(step, repeats=1, warm_up=0))
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    return {"graphs": graphs, **{f"seconds_of_size_{n}": value for n, value in enumerate(seconds, 1)}}
+
+
+def graphed(step: NetworkStep) -> NetworkStep:
+    """Compiled, its kernels launched as CUDA graphs."""
+    step.forward = torch.compile(step.network, mode="reduce-overhead")
+    return step
 
 
 def channels_last(step: NetworkStep) -> NetworkStep:
