@@ -156,7 +156,7 @@ class TextVideoDataset(ReadableClips):
         """
         import cv2
 
-        from utils.video.decode import iter_frames
+        from utils.decoding.read import iter_frames
         from utils.video.frames import resize_frames
 
         if index in self.cache:
@@ -178,7 +178,8 @@ class TextVideoDataset(ReadableClips):
         try:
             frames = [resize_frames(frame[None], height, width, mode)[0] for frame in iter_frames(info, wanted)]
         except (ValueError, OSError, cv2.error) as error:
-            raise UnreadableClip(f"{printable(info.path)}: {error}; it was readable when training began") from error
+            began = "readable" if info.verified else "counted, not decoded (video_dataset.py --check decodes all),"
+            raise UnreadableClip(f"{printable(info.path)}: {error}; it was {began} when training began") from error
         frames = np.stack(frames)
         if keep:
             self.cache[index] = frames

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.badinput.place import Place, row
 from tests.clips import moving_clip
 from utils.data.find_videos import find_videos
-from utils.video.decode import probe_video
+from utils.decoding.probe import probe_video
 
 NOBODY = 65534
 

@@ -7,7 +7,7 @@ import numpy as np
 from tests.badinput.place import Place, row
 from tests.clips import audio_only, cut, damage, encode, has_encoder, moving_clip
 from tests.table import NotRun
-from utils.video.decode import probe_video
+from utils.decoding.probe import probe_video
 from utils.video.encode import write_gif, write_video
 from utils.video.frame_windows import window_starts
 from video_dataset import TextVideoDataset

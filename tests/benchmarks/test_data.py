@@ -3,6 +3,7 @@
 import builtins
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -14,11 +15,12 @@ from PIL import Image
 from benchmarks import measure
 from benchmarks.data import loading, per_core, prepare, startup
 from tests.clips import cut, damage, encode, moving_clip
+from utils.decoding import probe, source
+from utils.decoding.probe import probe_video
+from utils.decoding.read import iter_frames, read_frames
 from utils.frame_folders import clip_writer
 from utils.frame_folders.clip_writer import write_clips
-from utils.video import decode
 from utils.video import encode as encode_module
-from utils.video.decode import probe_video, read_frames
 from utils.video.encode import write_image, write_video
 from utils.video.frames import to_uint8
 from video_dataset import TextVideoDataset
@@ -152,7 +154,7 @@ def test_a_disk_that_gives_back_something_else_is_noticed(tmp_path, monkeypatch,
     assert not list(tmp_path.iterdir())
 
 
-# One decoding where the header is right ------------------------------------------------------------------------------
+# One decoding where the packets are right -----------------------------------------------------------------------------
 
 WHOLE = {"max_frames": None, "min_frames": 2, "target_fps": None, "frame_stride": 1, "size": None, "keep": []}
 WHOLE |= {"resize_mode": "crop", "format": "png", "scenes": False}
@@ -166,17 +168,18 @@ def written(video: Path, folder: Path, **settings) -> tuple[dict, dict[str, byte
 @pytest.mark.parametrize(
     "settings", [{}, {"max_frames": 9}, {"frame_stride": 3}, {"target_fps": 4}, {"size": "32x24"}, {"min_frames": 99}]
 )
-def test_a_right_header_saves_a_decoding_and_changes_nothing(tmp_path, monkeypatch, settings):
+def test_counting_packets_saves_a_decoding_and_changes_nothing(tmp_path, monkeypatch, settings):
     video = encode(tmp_path / "a.mp4", moving_clip(30, 48, 64))
-    monkeypatch.setattr(decode, "MOST_CLAIMED", 0)  # no header is believed
+    monkeypatch.setattr(clip_writer, "probe_video", lambda path, decode=True: probe_video(path))
     twice = written(video, tmp_path / "twice", **settings)
     monkeypatch.undo()
-    monkeypatch.setattr(clip_writer, "iter_frames", lambda *_: pytest.fail("decoded again"))
-    assert written(video, tmp_path / "once", **settings) == twice
+    scans = []
+    monkeypatch.setattr(probe.Scan, "decoded", lambda self: scans.append(self))
+    assert written(video, tmp_path / "once", **settings) == twice and not scans
 
 
 @pytest.mark.parametrize("fault", ["cut", "damaged", "variable"])
-def test_a_wrong_header_leaves_no_frame_of_its_own(tmp_path, monkeypatch, fault):
+def test_a_wrong_count_leaves_no_frame_of_its_own(tmp_path, monkeypatch, fault):
     ticks = [40 * n + 300 * (n > 20) for n in range(32)] if fault == "variable" else None
     options = {"bf": "0", "g": "10"}
     faststart = {"movflags": "+faststart"}
@@ -187,18 +190,19 @@ def test_a_wrong_header_leaves_no_frame_of_its_own(tmp_path, monkeypatch, fault)
 
     def counted(info, indices):
         again.append(info)
-        return decode.iter_frames(info, indices)
+        return iter_frames(info, indices)
 
     monkeypatch.setattr(clip_writer, "iter_frames", counted)
     rows, files = written(video, tmp_path / "out")
     info = probe_video(video)
-    assert again == [info] and rows["video"]["frames"] == len(files) - 1 <= info.frames
+    assert replace(again[-1], verified=True) == info and len(again) == 1 + (fault == "damaged")
+    assert rows["video"]["frames"] == len(files) - 1 <= info.frames
     frames = read_frames(info, range(rows["video"]["first_frame"], rows["video"]["last_frame"] + 1))
     for n, frame in enumerate(frames):
         assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "video" / f"{n:05d}.png")), frame)
 
 
-def test_a_rejected_clip_keeps_no_picture_of_a_wrong_header(tmp_path):
+def test_a_rejected_clip_keeps_no_picture_of_a_wrong_count(tmp_path):
     video = damage(encode(tmp_path / "a.mp4", moving_clip(13), options={"bf": "0", "g": "1"}), 6)  # 6 frames, then 6
     rows, files = written(video, tmp_path / "out", min_frames=8, max_frames=8)
     assert probe_video(video).gaps == (6,)
@@ -211,12 +215,12 @@ def test_a_rejected_clip_keeps_no_picture_of_a_wrong_header(tmp_path):
 def test_small_files_are_decoded_by_one_thread_and_to_the_same_frames(tmp_path, monkeypatch):
     path = encode(tmp_path / "a.mp4", moving_clip(90), options={"g": "30", "bf": "2"})
     info, found = probe_video(path), []
-    for limit, threads in ((0, None), (2**30, 1)):
-        monkeypatch.setattr(decode, "SMALL_FILE", limit)
+    for limit, threads in ((0, 0), (2**30, 1)):
+        monkeypatch.setattr(source, "SMALL_FILE", limit)
         assert probe_video(path) == info
-        reader = decode._OpenCVReader(str(path))
-        assert threads is None or reader.capture.get(cv2.CAP_PROP_N_THREADS) == threads
-        reader.close()
+        opened = source.Source(str(path))
+        assert opened.decoder.thread_count == threads
+        opened.close()
         found += [read_frames(info, range(90)), read_frames(info, range(70, 90))]  # from the start, and after a seek
     assert np.array_equal(found[0], found[2]) and np.array_equal(found[1], found[3])
     assert np.array_equal(found[0][70:], found[1])

@@ -77,20 +77,20 @@ def test_every_container_in_any_case_is_read(tmp_path, name):
 
 
 def test_index_probes_a_file_once_and_again_when_it_changes(tmp_path, monkeypatch):
-    from utils.video import decode
+    from utils.decoding import probe
 
     for name in "ab":
         add_clip(tmp_path, name, ramp(8))
     longer = add_clip(tmp_path / "elsewhere", "b", ramp(9))
     probed = []
-    real = decode.probe_video
-    monkeypatch.setattr(decode, "probe_video", lambda path: probed.append(Path(path).name) or real(path))
+    real = probe.probe_video
+    monkeypatch.setattr(probe, "probe_video", lambda path, **how: probed.append(Path(path).name) or real(path, **how))
     load(tmp_path)
     load(tmp_path)
     assert sorted(probed) == ["a.mp4", "b.mp4"]
     longer.replace(tmp_path / "videos/b.mp4")
     assert [info.frames for info, _ in load(tmp_path).items] == [8, 9] and probed[2:] == ["b.mp4"]
-    for damage in (b"{", b"[]", b'{"version": 1, "videos": {"x": 3}}', b'{"version": 1, "videos": 7}', b"\xff"):
+    for damage in (b"{", b"[]", b'{"version": 2, "videos": {"x": 3}}', b'{"version": 2, "videos": 7}', b"\xff"):
         (tmp_path / ".video_index.json").write_bytes(damage)
         assert len(load(tmp_path)) == 2
 

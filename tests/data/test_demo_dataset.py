@@ -13,7 +13,8 @@ from tests.data.folders import DEMO, TREE, demo
 from utils.cli import UserError
 from utils.data import shapes
 from utils.data.find_videos import find_videos
-from utils.video.decode import probe_video, read_frames
+from utils.decoding.probe import probe_video
+from utils.decoding.read import read_frames
 from video_dataset import main, parse_args
 
 

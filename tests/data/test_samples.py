@@ -9,7 +9,7 @@ import torch
 from tests.data.folders import add_clip, demo, load, numbers, ramp
 from utils.data import shapes
 from utils.data.captions import swap_left_right
-from utils.video.decode import VideoInfo
+from utils.decoding.video_info import VideoInfo
 from utils.video.frame_windows import window
 from video_dataset import TextVideoDataset
 

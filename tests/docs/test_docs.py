@@ -23,7 +23,7 @@ from benchmarks.gpu import __main__ as gpu
 from benchmarks.text2video import ablation, sampling, time_to_prompt, train_step
 from tests.tiny_svd import tiny_svd_pipeline
 from utils.data.demo_dataset import write_demo_dataset
-from utils.video.decode import probe_video
+from utils.decoding.probe import probe_video
 
 ROOT = Path(__file__).parents[2]
 ENGLISH = (

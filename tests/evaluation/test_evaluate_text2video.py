@@ -85,7 +85,8 @@ def test_copies_of_training_clips_are_found(data, tmp_path):
 def test_fresh_clips_lie_nearer_to_the_data_than_still_ones(data, fresh, tmp_path):
     import numpy as np
 
-    from utils.video.decode import probe_video, read_frames
+    from utils.decoding.probe import probe_video
+    from utils.decoding.read import read_frames
     from utils.video.encode import write_video
 
     shutil.copytree(fresh, tmp_path / "still")

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from utils.data import shapes
+from utils.decoding.probe import probe_video
+from utils.decoding.read import read_frames
 from utils.evaluation.judge import judge, wanted
 from utils.evaluation.scores import chance, right
-from utils.video.decode import probe_video, read_frames
 from utils.video.encode import write_video
 
 OPPOSITE = {"left": "right", "right": "left", "up": "up", "down": "down"}

@@ -5,9 +5,10 @@ import pytest
 
 from models.metrics.video_features import pick_frames
 from tests.clips import panning_clip
+from utils.decoding.probe import probe_video
+from utils.decoding.read import read_frames
 from utils.evaluation import memorisation
 from utils.evaluation.memorisation import nearest_training_clips, small_clips
-from utils.video.decode import probe_video, read_frames
 from utils.video.encode import write_video
 
 SHAPE = {"num_frames": 10, "height": 48, "width": 64}

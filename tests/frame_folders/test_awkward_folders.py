@@ -14,9 +14,8 @@ from prepare_dataset import parse_args
 from tests.clips import audio_only, cut, damage, encode, has_encoder, moving_clip
 from tests.frame_folders.preparing import TREE, manifest, prepare
 from utils.cli import UserError
+from utils.decoding.read import read_frames
 from utils.frame_folders import clip_writer
-from utils.video import decode
-from utils.video.decode import read_frames
 from utils.video.encode import write_gif
 
 
@@ -92,8 +91,8 @@ def test_every_awkward_file_is_converted_or_rejected_with_a_reason(tmp_path):
 def test_what_cannot_be_read_is_named_and_tried_again_the_next_time(videos, tmp_path, monkeypatch):
     real = clip_writer.probe_video
 
-    def limited(path, **more):
-        return real(path, 10 if path.name == "b.MKV" else 10**6, **more)
+    def limited(path, **how):
+        return real(path, 10 if path.name == "b.MKV" else 10**6, **how)
 
     monkeypatch.setattr(clip_writer, "probe_video", limited)
     rows = prepare(videos, tmp_path / "out")
@@ -105,9 +104,8 @@ def test_what_cannot_be_read_is_named_and_tried_again_the_next_time(videos, tmp_
 def test_a_clip_that_fails_half_way_leaves_no_frames(videos, tmp_path, monkeypatch):
     def breaks(info, indices):
         yield from read_frames(info, list(indices)[:3])
-        raise clip_writer.VideoError("frame 3 is not what was probed: the file has changed")
+        raise clip_writer.VideoError("frame 3 cannot be decoded: the file is damaged, or has changed")
 
-    monkeypatch.setattr(decode, "MOST_CLAIMED", 0)  # no header is believed: the frames come from a second decoding
     monkeypatch.setattr(clip_writer, "iter_frames", breaks)
     with pytest.raises(UserError, match="none of the videos"):
         prepare(videos, tmp_path / "out")

@@ -10,9 +10,11 @@ import pytest
 
 from tests.clips import damage, encode, panning_clip
 from tests.frame_folders.preparing import frames_of, manifest, prepare
+from utils.decoding.probe import probe_video
+from utils.decoding.read import read_frames
+from utils.decoding.video_info import VideoInfo
 from utils.frame_folders import clip_writer
 from utils.frame_folders.clip_writer import find_cut
-from utils.video.decode import VideoInfo, probe_video, read_frames
 from utils.video.encode import write_video
 from utils.video.frame_windows import sample_segment
 from utils.video.motion import STATIC_SCORE, motion_score

@@ -12,7 +12,8 @@ MOST_FILES, MOST_LINES = 9, 400  # of a package, __init__.py apart; of a file
 LAYERS = (
     ("models.metrics", "models.svd", "models"),
     ("utils",),  # what lies at its root: cli, files, hardware
-    ("utils.arguments", "utils.video"),
+    ("utils.arguments", "utils.decoding"),
+    ("utils.video",),
     ("utils.data",),
     ("utils.frame_folders",),
     ("utils.runs",),
@@ -30,7 +31,7 @@ SHARED_SCRIPT = "video_dataset"
 
 @dataclass(frozen=True)
 class Import:
-    importer: str  # modules, as utils.video.decode
+    importer: str  # modules, as utils.decoding.read
     imported: str
     line: int
 

@@ -10,7 +10,7 @@ from PIL import Image
 import infer_svd
 from tests.svd.running import FRAMES, infer
 from utils.cli import UserError
-from utils.video.decode import probe_video
+from utils.decoding.probe import probe_video
 from utils.video.images import read_image
 
 

@@ -11,9 +11,10 @@ import train_svd
 from models.svd.memory import trainable_names
 from tests.svd.running import FRAMES, infer, losses, train
 from utils.cli import UserError
+from utils.decoding.probe import probe_video
+from utils.decoding.read import read_frames
 from utils.logs.metrics import read_metrics
 from utils.runs.checkpoint import list_checkpoints, load_checkpoint
-from utils.video.decode import probe_video, read_frames
 
 
 def test_a_run_leaves_a_pipeline_that_diffusers_loads(run_dir, pipeline_dir):

@@ -12,7 +12,8 @@ import torch
 import generate_text2video
 from tests.text2video.running import generate
 from utils.cli import UserError
-from utils.video.decode import probe_video, read_frames
+from utils.decoding.probe import probe_video
+from utils.decoding.read import read_frames
 
 
 def test_one_prompt_makes_every_kind_of_file(run_dir, tmp_path):

@@ -12,10 +12,10 @@ from models.text_encoder import BUILTIN
 from tests.text2video.running import generate, losses, train
 from tests.tiny_models import tiny_image_model
 from utils.cli import UserError
+from utils.decoding.probe import probe_video
 from utils.logs.metrics import read_metrics
 from utils.runs.checkpoint import list_checkpoints, load_checkpoint
 from utils.runs.model_file import load_model, unpack_model
-from utils.video.decode import probe_video
 
 
 def test_a_run_leaves_settings_metrics_samples_checkpoints_and_a_model(run_dir):

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from tests.clips import cut, moving_clip
-from tests.video.reading import read_all
+from tests.decoding.reading import read_all
+from utils.decoding.probe import probe_video
 from utils.video import encode as encoding
-from utils.video.decode import probe_video
 from utils.video.encode import write_frames, write_gif, write_image, write_video
 
 

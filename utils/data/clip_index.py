@@ -21,11 +21,11 @@ from utils.files import write_text
 from utils.video.frame_windows import too_short, window_starts
 
 if TYPE_CHECKING:
-    from utils.video.decode import VideoInfo
+    from utils.decoding.video_info import VideoInfo
 
-# OpenCV and PyAV come with utils.video.decode, which is imported where it is used: --help answers at once.
+# NumPy and PyAV come with utils.decoding, which is imported where it is used: --help answers at once.
 
-INDEX_FILE, INDEX_VERSION = ".video_index.json", 1
+INDEX_FILE, INDEX_VERSION = ".video_index.json", 2
 NO_CAPTION, EMPTY_CAPTION = "no caption", "empty caption"
 
 
@@ -94,13 +94,14 @@ def find_clips(data_dir: Path, encoding: str) -> tuple[list[Clip], list[str]]:
 class VideoIndex:
     """probe_video with a memory: <data_dir>/.video_index.json, keyed by path, size and modification time.
 
+    decode: whether every frame is to be decoded once; otherwise frames are counted where that can be trusted.
     Failures are not remembered (a newer reader may succeed). Without write permission it just forgets.
     """
 
-    def __init__(self, data_dir: Path):
-        from utils.video.decode import VideoInfo
+    def __init__(self, data_dir: Path, decode: bool):
+        from utils.decoding.video_info import VideoInfo
 
-        self.file, self.infos, self.changed = data_dir / INDEX_FILE, {}, False
+        self.file, self.decode, self.infos, self.changed = data_dir / INDEX_FILE, decode, {}, False
         try:
             stored = json.loads(self.file.read_text(encoding="utf-8"))
             if stored["version"] == INDEX_VERSION:
@@ -111,15 +112,16 @@ class VideoIndex:
 
     def probe(self, path: Path) -> "VideoInfo | str":
         """VideoInfo, or the reason why the file is no usable video."""
-        from utils.video.decode import VideoError, probe_video
+        from utils.decoding.probe import probe_video
+        from utils.decoding.video_info import VideoError
 
         key = os.path.abspath(path)
         try:
             status = os.stat(path)
             known = self.infos.get(key)
-            if known and known[:2] == (status.st_size, status.st_mtime_ns):
+            if known and known[:2] == (status.st_size, status.st_mtime_ns) and (known[2].verified or not self.decode):
                 return known[2]
-            info = probe_video(path)
+            info = probe_video(path, decode=self.decode)
         except VideoError as error:
             return str(error)
         except FileNotFoundError:
@@ -141,14 +143,15 @@ class VideoIndex:
         self.changed = False
 
 
-def probe_all(data_dir: Path, paths: list[Path]) -> Iterator["VideoInfo | str"]:
-    """Yield VideoInfo or reason for each path in order, probing in threads (OpenCV releases the GIL).
+def probe_all(data_dir: Path, paths: list[Path], decode: bool = False) -> Iterator["VideoInfo | str"]:
+    """Yield VideoInfo or reason for each path in order, probing in threads (FFmpeg works without the GIL).
 
-    Stops early, after at most one chunk too many, when the caller stops asking.
+    decode: whether every frame is to be decoded once. Stops early, after at most one chunk too many, when the caller
+    stops asking.
     """
     from tqdm import tqdm
 
-    index = VideoIndex(data_dir)
+    index = VideoIndex(data_dir, decode)
     threads = min(8, os.cpu_count() or 1)
     try:
         with (

@@ -17,7 +17,7 @@ from utils.files import write_text
 from utils.video.frame_windows import too_short, window_starts
 
 if TYPE_CHECKING:
-    from utils.video.decode import VideoInfo
+    from utils.decoding.video_info import VideoInfo
 
 STATIC_LEVELS = 0.5  # mean absolute difference between frames; codec noise reaches 0.3, slow motion 1.7
 
@@ -37,7 +37,7 @@ def check_dataset(
     from tqdm import tqdm
 
     clips, orphans = find_clips(data_dir, caption_encoding)
-    infos = list(probe_all(data_dir, [clip.path for clip in clips]))
+    infos = list(probe_all(data_dir, [clip.path for clip in clips], decode=True))
     findings, notes, same, usable = defaultdict(list), {}, defaultdict(list), 0
     readable = [(clip, info) for clip, info in zip(clips, infos, strict=True) if not isinstance(info, str)]
     for clip, info in zip(clips, infos, strict=True):
@@ -75,7 +75,7 @@ def check_dataset(
 
 def clip_content(info: "VideoInfo") -> tuple[float, str]:
     """(mean absolute difference between frames in 8-bit levels, hash of the content), from 8 frames over the clip."""
-    from utils.video.decode import read_frames
+    from utils.decoding.read import read_frames
     from utils.video.frames import resize_frames
 
     try:

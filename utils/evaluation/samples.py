@@ -66,7 +66,9 @@ def read_samples(samples: list[Sample]) -> None:
     """Read the frames of each sample. Raises UserError that names a video that cannot be read."""
     from tqdm.auto import tqdm
 
-    from utils.video.decode import VideoError, probe_video, read_frames
+    from utils.decoding.probe import probe_video
+    from utils.decoding.read import read_frames
+    from utils.decoding.video_info import VideoError
 
     for sample in tqdm(samples, desc="reading videos", unit="video"):
         try:

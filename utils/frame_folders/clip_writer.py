@@ -5,18 +5,18 @@ Frames are streamed: memory holds one at a time.
 
 import errno
 import hashlib
-import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from itertools import islice, pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from utils.video.decode import Pictures, VideoError, VideoInfo, iter_frames, probe_video
+from utils.decoding.probe import probe_video
+from utils.decoding.read import iter_frames
+from utils.decoding.video_info import VideoError, VideoInfo
 from utils.video.encode import write_image
 from utils.video.frame_windows import sample_segment, too_short
 from utils.video.frames import resize_frames
@@ -34,45 +34,21 @@ def write_clips(video: Path, name: str, folder: Path, settings: dict) -> dict[st
     called `name`; with settings["scenes"] a clip per scene: name_001, name_002. Raises VideoError if it is no usable
     video, OSError if a file cannot be written in full.
     """
-    draft = None
-
-    def watch(header: VideoInfo, pictures: Pictures) -> None:
-        nonlocal draft
-        with suppress(_LessThanPromised):
-            draft = header, _write(header, lambda indices: _taken(pictures, indices), name, folder, settings)
-
-    # Most headers are right, and then one decoding is enough. Where scenes begin, no header says.
-    info = probe_video(video, watch=None if settings["scenes"] else watch)
-    if draft and draft[0] == info:
-        rows = draft[1]
-    else:
-        shutil.rmtree(folder / name, ignore_errors=True)
-        (folder / f"{name}.jpg").unlink(missing_ok=True)
-        rows = _write(info, lambda indices: iter_frames(info, indices), name, folder, settings)
+    info = probe_video(video, decode=False)
+    try:  # most videos hold what their packets promise, and then one decoding is enough
+        rows = _write(info, name, folder, settings)
+    except VideoError:
+        if info.verified:
+            raise
+        for path in (*folder.glob(f"{name}_[0-9]*"), folder / name, folder / f"{name}.jpg"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        rows = _write(probe_video(video), name, folder, settings)
     about = {"sha256": _sha256(video)}
     return {clip: about | row for clip, row in rows.items()}
 
 
-class _LessThanPromised(Exception):
-    """A video with fewer frames than its header says."""
-
-
-def _taken(pictures: Pictures, indices: np.ndarray) -> Iterator[np.ndarray]:
-    """The frames with these indices, which ascend and may repeat, among all that pass by."""
-    passing = enumerate(pictures)
-    n, picture = -1, None
-    for index in indices:
-        while n < index:
-            n, picture = next(passing, (math.inf, None))
-        if picture is None:
-            raise _LessThanPromised
-        yield picture()
-
-
-def _write(
-    info: VideoInfo, frames_at: Callable[[np.ndarray], Iterator[np.ndarray]], name: str, folder: Path, settings: dict
-) -> dict[str, dict]:
-    """write_clips for a video of which so much is known. frames_at(indices): its frames, for indices that ascend."""
+def _write(info: VideoInfo, name: str, folder: Path, settings: dict) -> dict[str, dict]:
+    """write_clips for a probed video."""
     segments, notes = _segments(info, settings["scenes"])
     clips = {}
     for number, (first, end) in enumerate(segments, 1):
@@ -81,7 +57,7 @@ def _write(
         clips[clip] = indices[: settings["max_frames"]], fps
 
     whole = [indices for indices, _ in clips.values() if len(indices) >= settings["min_frames"]]
-    frames = frames_at(np.concatenate(whole) if whole else np.array([], int))
+    frames = iter_frames(info, np.concatenate(whole) if whole else ())
     rows = {}
     for clip, (indices, fps) in clips.items():
         row = {"source_fps": round(info.fps, 6), "first_frame": int(indices[0]), "last_frame": int(indices[-1])}

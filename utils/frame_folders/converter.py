@@ -42,8 +42,8 @@ def convert(job: Job) -> None:
     """Write the clips of a video and then its record. Raises OSError if a file cannot be written in full."""
     import cv2
 
+    from utils.decoding.video_info import VideoError
     from utils.frame_folders.clip_writer import write_clips
-    from utils.video.decode import VideoError
 
     job.remove()
     work, output_dir = job.work_dir, job.work_dir.parent.parent

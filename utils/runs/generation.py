@@ -193,8 +193,9 @@ class Generator:
 
     def write_overview(self, jobs: list[Job]) -> Path:
         """index.html with every video beside its prompt; with --visualize also contact_sheet.png. Returns the page."""
+        from utils.decoding.probe import probe_video
+        from utils.decoding.read import read_frames
         from utils.video.contact_sheet import contact_sheet
-        from utils.video.decode import probe_video, read_frames
         from utils.video.encode import write_image
         from utils.video.gallery import write_gallery
 

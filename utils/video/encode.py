@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from utils.decoding.probe import probe_video
+from utils.decoding.video_info import VideoError
 from utils.files import whole_file
-from utils.video.decode import VideoError, probe_video
 from utils.video.frames import checked_frames
 
 # Each row minus the one above, in which only runs are looked for: a third of the time of Pillow's, and no larger.

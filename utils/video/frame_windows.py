@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from utils.video.decode import VideoInfo
+    from utils.decoding.video_info import VideoInfo
 
 
 def timeline(info: "VideoInfo", target_fps: float | None) -> tuple[np.ndarray, float, float, list[tuple[int, int]]]:

@@ -15,8 +15,8 @@ from tests.badinput.place import KEEP_ALL
 from tests.faults.forked import Script, Training, trainings
 from tests.faults.place import Ended, Place, row
 from tests.table import NotRun
+from utils.decoding.probe import probe_video
 from utils.files import PARTIAL
-from utils.video.decode import probe_video
 
 
 @contextlib.contextmanager

@@ -9,8 +9,8 @@ import torch
 from tests.faults.failures.numbers import in_step
 from tests.faults.place import Place, row
 from tests.faults.scripts import TRAINERS, out, run
+from utils.decoding.probe import probe_video
 from utils.runs.checkpoint import list_checkpoints, load_checkpoint
-from utils.video.decode import probe_video
 
 TOO_MUCH = 2**50  # bytes
 
@@ -41,13 +41,13 @@ def torch_in_step_3() -> None:
 def numpy_in_a_worker() -> None:
     from torch.utils.data import get_worker_info
 
+    import utils.decoding.read
     import utils.frame_folders.frame_clips
-    import utils.video.decode
 
     def in_worker(function):
         return lambda *args, **kwargs: numpy_says_no() if get_worker_info() else function(*args, **kwargs)
 
-    utils.video.decode.iter_frames = in_worker(utils.video.decode.iter_frames)
+    utils.decoding.read.iter_frames = in_worker(utils.decoding.read.iter_frames)
     utils.frame_folders.frame_clips.read_image = in_worker(utils.frame_folders.frame_clips.read_image)
 
 

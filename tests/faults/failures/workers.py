@@ -208,8 +208,8 @@ def a_clip_is_truncated() -> None:
 
 def a_disk_fails_for_one_clip() -> None:
     """An error of the disk, while the file stays as it is: the resumed training finds the same clips."""
+    import utils.decoding.read
     import utils.frame_folders.frame_clips
-    import utils.video.decode
 
     broken = []
 
@@ -222,7 +222,7 @@ def a_disk_fails_for_one_clip() -> None:
 
         return read
 
-    utils.video.decode.iter_frames = failing(utils.video.decode.iter_frames)
+    utils.decoding.read.iter_frames = failing(utils.decoding.read.iter_frames)
     utils.frame_folders.frame_clips.read_image = failing(utils.frame_folders.frame_clips.read_image)
     once_training_begins(lambda dataset: broken.append(dataset.path(2)))
 

@@ -13,7 +13,7 @@ from tests.faults.failures.memory import in_forward
 from tests.faults.forked import Script
 from tests.faults.place import Ended, Place, row
 from tests.faults.scripts import flags, out, run, start
-from utils.video.decode import probe_video
+from utils.decoding.probe import probe_video
 
 WAITS = "waits for its end"
 

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.video.decode import VideoInfo, probe_video, read_frames
+from utils.decoding.probe import probe_video
+from utils.decoding.read import read_frames
+from utils.decoding.video_info import VideoInfo
 
 
 def read_all(path: Path) -> tuple[VideoInfo, np.ndarray]:

@@ -1,0 +1,41 @@
+"""Damaged files: what is lost, what leans on it and so is no picture, and where the gaps are."""
+
+import av
+import numpy as np
+import pytest
+
+from tests.clips import damage, encode, moving_clip
+from tests.decoding.reading import assert_looks_like, read_all
+from utils.decoding.probe import probe_video
+
+
+@pytest.mark.parametrize("codec, name", [("libx264", "a.mp4"), ("libx264", "a.mkv"), ("mpeg4", "a.avi")])
+def test_reading_goes_on_at_the_key_frame_behind_a_bad_packet_and_names_the_gap_V5(tmp_path, codec, name):
+    clip, bad = moving_clip(40), 21
+    no_more_keys = {"x264-params": "scenecut=0"} if codec == "libx264" else {}
+    path = encode(tmp_path / name, clip, codec, options={"bf": "0", "g": "10"} | no_more_keys)
+    info, frames = read_all(damage(path, bad))  # the next key frame is frame 30
+    assert info.frames == 31 and info.gaps == (bad,) and info.times is None and info.fps == 10
+    assert info.notes[:2] == ("1 undecodable packet", "8 damaged frames left out")
+    assert_looks_like(frames, np.delete(clip, slice(bad, 30), 0), 14)
+
+
+def test_the_gap_lies_where_the_frame_is_missing_not_where_the_read_failed_V5(tmp_path):
+    """With B-frames the decoder reports the bad packet before it has shown the frames in front of the hole."""
+    path = encode(
+        tmp_path / "a.mp4", moving_clip(40), options={"g": "10", "x264-params": "bframes=2:b-adapt=0:b-pyramid=0"}
+    )
+    whole = probe_video(path)
+    with av.open(str(path)) as container:
+        shown = [packet.pts for packet in container.demux(video=0) if packet.pts is not None]
+    bad = next(n for n in range(20, 40) if shown[n] < shown[n - 1])  # a B-frame: nothing else needs it
+    hole = sorted(shown).index(shown[bad])
+    info = probe_video(damage(path, bad))
+    assert whole.gaps == () and hole in info.gaps and 0 < len(info.left_out) < 10
+    assert info.frames == 39 - len(info.left_out)
+
+
+def test_packets_that_the_container_lost_leave_a_gap_V5(tmp_path):
+    path = encode(tmp_path / "a.mkv", moving_clip(40), options={"bf": "0", "g": "10"})
+    info = probe_video(damage(path, 21, before=6))  # no packet is bad here: some are not found any more
+    assert info.frames < 40 and info.gaps == (21,) and info.times is None

@@ -1,0 +1,172 @@
+"""Frames of a probed video by their numbers: uint8 RGB (T, H, W, 3).
+
+Frame n is the n-th frame of decoding from the start, wherever reading begins.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from itertools import chain, pairwise
+from os import stat
+
+import av
+import numpy as np
+from av.video.frame import PictureType
+
+from utils.decoding.pictures import Numbered, Pictures, progressive
+from utils.decoding.source import Source
+from utils.decoding.video_info import VideoError, VideoInfo
+
+SEEK_FROM = 64  # below this index, decoding from the start costs about as much as a seek
+MOST_SEEKS = 8  # that are tried, each to an earlier key frame
+
+
+def read_frames(info: VideoInfo, indices: Sequence[int]) -> np.ndarray:
+    """Frames of a probed video: uint8 RGB (len(indices), height, width, 3); indices ascend and may repeat.
+
+    Raises VideoError if a frame cannot be had.
+    """
+    frames = list(iter_frames(info, indices))
+    return np.stack(frames) if frames else np.empty((0, info.height, info.width, 3), np.uint8)
+
+
+def iter_frames(info: VideoInfo, indices: Sequence[int]) -> Iterator[np.ndarray]:
+    """The frames of `read_frames` one by one, for videos that do not fit into memory: uint8 RGB (height, width, 3)."""
+    indices = [int(n) for n in indices]
+    if any(n > later for n, later in pairwise(indices)):
+        raise ValueError("indices must ascend")
+    if not indices:
+        return
+    if indices[0] < 0 or indices[-1] >= info.frames:
+        raise VideoError(f"frames {indices[0]} to {indices[-1]} wanted of {info.frames}")
+    _check_unchanged(info)
+    picture, given = Pictures(info.width, info.height), 0
+    for n, frame in progressive(_frames_from(info, indices[0])):
+        if n > indices[given]:
+            break
+        if n == indices[given]:
+            pixels = picture(frame)
+            while indices[given] == n:
+                yield pixels
+                given += 1
+                if given == len(indices):
+                    return
+    raise VideoError(f"frame {indices[given]} cannot be decoded: the file is damaged, or has changed")
+
+
+def _check_unchanged(info: VideoInfo) -> None:
+    try:
+        if stat(info.path).st_size != info.bytes:
+            raise VideoError("the file has changed since it was probed")
+    except OSError as error:
+        raise VideoError(f"cannot be read: {error.strerror}") from None
+
+
+def _frames_from(info: VideoInfo, first: int) -> Iterator[Numbered]:
+    """Frames with their indices, in order, at least from `first` on; if that is interlaced, from the one before."""
+    if info.interlaced:
+        first = max(0, first - 1)
+    frames = _numbered(info, first)
+    for n, frame in frames:
+        if n >= first and frame.interlaced_frame and first and not info.interlaced:
+            frames.close()
+            frames = _numbered(info, first - 1)
+            break
+        yield n, frame
+        if n >= first:
+            break
+    yield from frames
+
+
+def _numbered(info: VideoInfo, first: int) -> Iterator[Numbered]:
+    if not info.by_time:
+        return _by_counting(info)
+    return _by_time(info, first)
+
+
+def _by_counting(info: VideoInfo) -> Iterator[Numbered]:
+    """All frames, decoded from the start; of a damaged file those that are whole."""
+    with closing(Source(info.path, info.stream, threads=1 if info.damaged else 0)) as source:
+        frames = (frame for packet in source.packets() for frame in _decoded(source, packet, info.damaged))
+        left_out = set(info.left_out)
+        yield from enumerate(frame for n, frame in enumerate(frames) if n not in left_out)
+
+
+def _by_time(info: VideoInfo, first: int) -> Iterator[Numbered]:
+    """Frames from `first` on or from an earlier one, each named by its time stamp."""
+    with closing(Source(info.path, info.stream)) as source:
+        if first >= SEEK_FROM and (frames := _sought(source, info, first)):
+            yield from frames
+            return
+    with closing(Source(info.path, info.stream)) as source:
+        for packet in source.packets():
+            for frame in _decoded(source, packet):
+                yield _index_of(frame.pts * source.time_base, info), frame
+
+
+def _sought(source: Source, info: VideoInfo, first: int) -> Iterator[Numbered] | None:
+    """Frames from a key frame on that is shown at or before `first`; None if no seek leads to one.
+
+    What is shown before the key frame but sent after it (open groups of pictures) lacks what it leans on, and is left
+    out: then the key frame before that one is tried.
+    """
+    seconds = first / info.fps if info.times is None else info.times[first]
+    ticks = int((info.start + seconds) / source.time_base)
+    for _ in range(MOST_SEEKS):
+        source.seek(ticks)
+        packets = source.packets()
+        key = next((packet for packet in packets if packet.is_keyframe and packet.pts is not None), None)
+        if key is None:
+            return None
+        frames = _from_key_frame(source, info, key, packets)
+        try:
+            n, frame = next(frames, (first + 1, None))
+        except VideoError:
+            n = first + 1
+        if n <= first:
+            return chain([(n, frame)], frames)
+        ticks = min(ticks, key.pts if key.dts is None else key.dts) - 1
+    return None
+
+
+def _from_key_frame(
+    source: Source, info: VideoInfo, key: av.Packet, packets: Iterable[av.Packet]
+) -> Iterator[Numbered]:
+    """Raises VideoError if what the container calls a key frame is no picture of its own (intra refresh)."""
+    sought = False
+    for packet in chain([key], packets):
+        for frame in _decoded(source, packet, begin=key.pts):
+            sought = sought or (frame.pts == key.pts and frame.pict_type == PictureType.I)
+            if not sought:
+                raise VideoError("its key frames are none")
+            yield _index_of(frame.pts * source.time_base, info), frame
+
+
+def _decoded(
+    source: Source, packet: av.Packet, damaged: bool = False, begin: int | None = None
+) -> Iterator[av.VideoFrame]:
+    """The frames that come with a packet, less those before the time stamp `begin`.
+
+    Raises VideoError for what cannot be decoded whole, unless the file is known to be damaged.
+    """
+    try:
+        frames = source.decode(packet)
+    except av.error.FFmpegError:
+        if not damaged:
+            raise VideoError("it has been damaged since it was probed") from None
+        return
+    for frame in frames:
+        if begin is not None and (frame.pts is None or frame.pts < begin):
+            continue
+        if frame.is_corrupt and not damaged:
+            raise VideoError("it has been damaged since it was probed")
+        yield frame
+
+
+def _index_of(seconds: float, info: VideoInfo) -> int:
+    """The index of the frame of an undamaged file that has this time stamp."""
+    seconds -= info.start
+    if info.times is None:
+        return round(seconds * info.fps)
+    n = bisect_left(info.times, seconds)
+    return min((m for m in (n - 1, n) if 0 <= m < info.frames), key=lambda m: abs(info.times[m] - seconds))

@@ -1,0 +1,188 @@
+"""A video file that is open: which files are opened at all, which stream is the video, and its decoder.
+
+FFmpeg decodes everything, through PyAV. Headers are not believed: a frame exists when it decodes.
+"""
+
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+
+import av
+from av.codec.context import Flags
+from av.stream import Disposition
+
+from utils.decoding.video_info import VideoError
+
+MOST_PIXELS = 8192 * 4320
+SMALL_FILE = 2**17  # bytes; below it, threads take longer to start than they save
+MOST_STRETCHED = 8  # pixels, in either direction
+MOST_FAILURES = 10  # reads that fail in a row: then we call it the end of the file
+PEEKED_PACKETS = 500  # that are looked at to tell a video from a picture among several streams
+# How containers begin. Only in the named ones does an index make seeking exact.
+_MAGIC = re.compile(
+    rb"(?P<mp4>.{4}(?:ftyp|moov|mdat|wide|free|skip|styp|pnot))|(?P<matroska>\x1aE\xdf\xa3)"
+    rb"|RIFF.{4}AVI[ X]|GIF8[79]a|FLV\x01|OggS|\x00\x00\x01[\xb3\xba]|\x06\x0e\x2b\x34|0&\xb2u\x8ef\xcf\x11"
+    rb"|G.{187}G.{187}G|.{4}G.{191}G.{191}G|\x1f\x07\x00|YUV4MPEG2 ",
+    re.DOTALL,
+)
+# Playlists (ffconcat, m3u8, SDP) name other files and hosts: deny every protocol but "file", every demuxer but these.
+_SAFE = {
+    "protocol_whitelist": "file",
+    "format_whitelist": "mov,matroska,webm,avi,gif,flv,ogg,mpeg,mpegvideo,mpegts,mxf,asf,dv,yuv4mpegpipe",
+}
+# No videos of their own: cover pictures, chapter thumbnails, layers of another stream.
+_EXTRAS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image | Disposition.dependent
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own ones drop the alpha that WebM keeps apart
+
+
+def check_file(path: str) -> str | None:
+    """Refuse, before any demuxer opens it, what is no regular file in a video container; "mp4", "matroska" or None.
+
+    Raises VideoError.
+    """
+    try:
+        if not stat.S_ISREG(mode := os.stat(path).st_mode):  # opening a FIFO would wait for ever
+            raise VideoError("a directory" if stat.S_ISDIR(mode) else "not a regular file: a FIFO, socket or device")
+        with open(path, "rb") as file:
+            head = file.read(1024)
+    except OSError as error:
+        raise VideoError("broken link" if os.path.islink(path) else f"cannot be read: {error.strerror}") from None
+    if not head:
+        raise VideoError("empty file")
+    if not (match := _MAGIC.match(head)):
+        raise VideoError("not a video")
+    return match.lastgroup
+
+
+class Source:
+    """The video stream of a file: packets in their order, numbered from 0, and the frames that a decoder makes of them.
+
+    stream: its number, if it is known. threads: of the decoder; 0 leaves their number to FFmpeg. `failed`: whether a
+    packet could not be read. Raises VideoError with the reason if the file cannot be opened.
+    """
+
+    def __init__(self, path: str, stream: int | None = None, threads: int = 0, max_pixels: int = MOST_PIXELS):
+        self.indexed = check_file(path) is not None
+        self.path, self.notes, self.failed = path, [], False
+        self.container = _open(path)
+        try:
+            self._choose(stream, threads, max_pixels)
+        except BaseException:
+            self.container.close()
+            raise
+
+    def _choose(self, number: int | None, threads: int, max_pixels: int) -> None:
+        if number is None:
+            number, self.notes = _shown_stream(self.container)
+            if self.notes:  # it has been looked into
+                self.container.close()
+                self.container = _open(self.path)
+        if number >= len(self.container.streams) or self.container.streams[number].type != "video":
+            raise VideoError("it has other streams than when it was probed: the file has changed")
+        self.stream = self.container.streams[number]
+        self.decoder = self.stream.codec_context
+        self.size = self.decoder.width, self.decoder.height
+        if self.size[0] * self.size[1] > max_pixels:
+            raise VideoError(f"{self.size[0]}x{self.size[1]} is more than the limit of {max_pixels} pixels")
+        _check_layers(self.stream)
+        self.codec = self.decoder.codec.canonical_name
+        if self.stream.metadata.get("alpha_mode") == "1" and self.codec in _ALPHA_DECODERS:
+            extradata = self.decoder.extradata
+            self.decoder = av.CodecContext.create(_ALPHA_DECODERS[self.codec], "r")
+            self.decoder.extradata = extradata
+        self.decoder.options = {"max_pixels": str(max_pixels)}  # sizes may change inside the stream
+        self.decoder.flags |= Flags.copy_opaque  # a frame knows its packet
+        self.decoder.thread_type = "AUTO"
+        self.decoder.thread_count = 1 if os.path.getsize(self.path) < SMALL_FILE else threads
+        aspect = float(self.stream.sample_aspect_ratio or 1)
+        self.pixel_aspect = aspect if 1 / MOST_STRETCHED <= aspect <= MOST_STRETCHED else 1.0
+        if aspect != self.pixel_aspect:
+            self.notes.append(f"pixels {aspect:.3g} times as wide as high are not believed: shown as squares")
+        self.time_base = float(self.stream.time_base)
+
+    def packets(self) -> Iterator[av.Packet]:
+        """The packets from here on, each with its number as `opaque`; the last is empty and makes the decoder give up
+        the frames it holds back."""
+        packets, failures, number = self.container.demux(self.stream), 0, 0
+        while failures <= MOST_FAILURES:  # in a row
+            try:
+                packet = next(packets)
+            except (av.error.EOFError, StopIteration):
+                return
+            except av.error.FFmpegError:
+                failures, self.failed = failures + 1, True
+                continue
+            failures = 0
+            packet.opaque = number
+            number += 1
+            yield packet
+
+    def decode(self, packet: av.Packet) -> list[av.VideoFrame]:
+        """Raises av.error.FFmpegError for a packet that cannot be decoded."""
+        return self.decoder.decode(packet)
+
+    def seek(self, ticks: int) -> None:
+        """Go to a key frame at or before this time stamp, in units of the stream's time base, as far as it can be
+        found. Raises VideoError."""
+        try:
+            self.container.seek(ticks, stream=self.stream)
+        except av.error.FFmpegError:
+            raise VideoError("its index is damaged") from None
+        self.decoder.flush_buffers()
+
+    def close(self) -> None:
+        self.container.close()
+
+
+def _open(path: str) -> av.container.InputContainer:
+    try:
+        return av.open(path, options=_SAFE)
+    except (av.error.FFmpegError, OSError, ValueError):
+        truncated = check_file(path) == "mp4"
+        raise VideoError(
+            "truncated: no index (moov) can be read" if truncated else "damaged: it cannot be opened"
+        ) from None
+
+
+def _shown_stream(container: av.container.InputContainer) -> tuple[int, list[str]]:
+    """(number of the video stream that a player shows, notes).
+
+    No cover picture, no thumbnails; not what has one frame when another has more; what is marked as the default; the
+    largest. Raises VideoError without any.
+    """
+    videos = [stream for stream in container.streams.video if stream.codec_context is not None]
+    if not videos:
+        raise VideoError("no decoder for this codec" if container.streams.video else "no video stream")
+    if len(videos) == 1:
+        return videos[0].index, []
+    packets = Counter()
+    with suppress(av.error.FFmpegError):
+        for n, packet in enumerate(container.demux(videos)):
+            packets[packet.stream_index] += packet.size > 0
+            if n >= PEEKED_PACKETS:
+                break
+
+    def rank(stream: av.VideoStream) -> tuple:
+        context, disposition = stream.codec_context, stream.disposition
+        return (
+            not disposition & _EXTRAS,
+            packets[stream.index] > 1,
+            bool(disposition & Disposition.default),
+            context.width * context.height,
+            -stream.index,
+        )
+
+    best = max(videos, key=rank)
+    others = len(videos) - 1
+    size = f"{best.codec_context.width}x{best.codec_context.height}"
+    return best.index, [f"{others} more video stream{'s' * (others > 1)}; what a player shows is read ({size})"]
+
+
+def _check_layers(stream: av.VideoStream) -> None:
+    """Refuse Dolby Vision of which only a Dolby decoder makes a picture; to others it is green and violet."""
+    context = stream.codec_context
+    if context.codec_tag in ("dvh1", "dvhe", "dav1", "dva1", "dvav") and context.color_trc not in (1, 14, 15, 16, 18):
+        raise VideoError("Dolby Vision without a layer that others can show (profile 5); re-encode it to HDR10 or SDR")
