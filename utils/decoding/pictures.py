@@ -28,10 +28,11 @@ class Pictures:
 
     def __init__(self, width: int, height: int):
         self.size, self.to_rgb, self.transparent = (width, height), VideoReformatter(), False
+        self.orientation = None  # of the first frame, as of all others
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """uint8 RGB (height, width, 3)."""
-        turns, mirrored = orientation(frame)
+        turns, mirrored = self.orientation = self.orientation or orientation(frame)
         width, height = self.size if turns % 2 == 0 else self.size[::-1]
         try:
             if frame.colorspace == RESERVED:
@@ -58,7 +59,7 @@ class Pictures:
             pixels = on_white(pixels)
         if mirrored:
             pixels = pixels[:, ::-1]
-        return np.ascontiguousarray(np.rot90(pixels, turns))
+        return np.ascontiguousarray(np.rot90(pixels, turns)) if mirrored or turns else pixels
 
 
 def has_alpha(frame: av.VideoFrame) -> bool:

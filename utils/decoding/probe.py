@@ -30,7 +30,7 @@ def probe_video(path: str | Path, max_pixels: int = MOST_PIXELS, decode: bool = 
     """
     path = os.path.abspath(path)  # a relative "a:b.mp4" would be taken for a URL
     if not decode:
-        scan = Scan(path, max_pixels, decode=False)
+        scan = Scan(path, max_pixels, threads=1, decode=False)
         if scan.countable():
             return scan.counted()
     scan = Scan(path, max_pixels)
@@ -51,8 +51,11 @@ class Scan:
             self.source = source
             for packet in source.packets():
                 self._packet(packet)
-                if decode or not self.numbers:
+                if decode:
                     self._decode(packet)
+                elif len(self.packets) == 1:  # its picture says what all look like
+                    self._decode(packet)
+                    self._decode(None)
             self._describe()
 
     def _packet(self, packet: av.Packet) -> None:
@@ -60,11 +63,12 @@ class Scan:
             self.packets.append((packet.pts, packet.is_keyframe))
             self.shown += not packet.is_discard
 
-    def _decode(self, packet: av.Packet) -> None:
+    def _decode(self, packet: av.Packet | None) -> None:
+        """None: the frames that are held back, and then no more."""
         try:
-            frames = self.source.decode(packet)
+            frames = self.source.decode(packet) if packet else self.source.rest()
         except av.error.FFmpegError:
-            self.bad.add(packet.opaque)
+            self.bad.add(packet.opaque if packet else len(self.packets) - 1)
             return
         for frame in frames:
             if not self.numbers:

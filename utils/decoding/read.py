@@ -26,8 +26,10 @@ def read_frames(info: VideoInfo, indices: Sequence[int]) -> np.ndarray:
 
     Raises VideoError if a frame cannot be had.
     """
-    frames = list(iter_frames(info, indices))
-    return np.stack(frames) if frames else np.empty((0, info.height, info.width, 3), np.uint8)
+    frames = np.empty((len(indices), info.height, info.width, 3), np.uint8)
+    for target, frame in zip(frames, iter_frames(info, indices), strict=True):  # all are written, or it is an error
+        target[:] = frame
+    return frames
 
 
 def iter_frames(info: VideoInfo, indices: Sequence[int]) -> Iterator[np.ndarray]:
@@ -94,11 +96,13 @@ def _by_counting(info: VideoInfo) -> Iterator[Numbered]:
 
 def _by_time(info: VideoInfo, first: int) -> Iterator[Numbered]:
     """Frames from `first` on or from an earlier one, each named by its time stamp."""
+    if first >= SEEK_FROM:
+        with closing(Source(info.path, info.stream)) as source:
+            if frames := _sought(source, info, first):
+                yield from frames
+                return
     with closing(Source(info.path, info.stream)) as source:
-        if first >= SEEK_FROM and (frames := _sought(source, info, first)):
-            yield from frames
-            return
-    with closing(Source(info.path, info.stream)) as source:
+        source.wanted_from = _ticks_before(first, info, source)
         for packet in source.packets():
             for frame in _decoded(source, packet):
                 yield _index_of(frame.pts * source.time_base, info), frame
@@ -110,8 +114,7 @@ def _sought(source: Source, info: VideoInfo, first: int) -> Iterator[Numbered] |
     What is shown before the key frame but sent after it (open groups of pictures) lacks what it leans on, and is left
     out: then the key frame before that one is tried.
     """
-    seconds = first / info.fps if info.times is None else info.times[first]
-    ticks = int((info.start + seconds) / source.time_base)
+    ticks = source.wanted_from = _ticks_before(first, info, source)
     for _ in range(MOST_SEEKS):
         source.seek(ticks)
         packets = source.packets()
@@ -161,6 +164,12 @@ def _decoded(
         if frame.is_corrupt and not damaged:
             raise VideoError("it has been damaged since it was probed")
         yield frame
+
+
+def _ticks_before(n: int, info: VideoInfo, source: Source) -> int:
+    """A time stamp before that of frame n, and behind that of the frame in front of it."""
+    seconds = (n - 0.5) / info.fps if info.times is None else info.times[n] - source.time_base
+    return int((info.start + seconds) / source.time_base)
 
 
 def _index_of(seconds: float, info: VideoInfo) -> int:

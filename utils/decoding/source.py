@@ -35,6 +35,8 @@ _SAFE = {
 }
 # No videos of their own: cover pictures, chapter thumbnails, layers of another stream.
 _EXTRAS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image | Disposition.dependent
+# Codecs whose packets tell whether other pictures lean on theirs. (In HEVC those of a higher temporal layer may.)
+_SKIPPING_CODECS = ("h264", "mpeg4", "mpeg2video")
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own ones drop the alpha that WebM keeps apart
 
 
@@ -61,12 +63,13 @@ class Source:
     """The video stream of a file: packets in their order, numbered from 0, and the frames that a decoder makes of them.
 
     stream: its number, if it is known. threads: of the decoder; 0 leaves their number to FFmpeg. `failed`: whether a
-    packet could not be read. Raises VideoError with the reason if the file cannot be opened.
+    packet could not be read. `wanted_from`: a time stamp before which nobody needs to see a frame. Raises VideoError
+    with the reason if the file cannot be opened.
     """
 
     def __init__(self, path: str, stream: int | None = None, threads: int = 0, max_pixels: int = MOST_PIXELS):
         self.indexed = check_file(path) is not None
-        self.path, self.notes, self.failed = path, [], False
+        self.path, self.notes, self.failed, self.wanted_from = path, [], False, None
         self.container = _open(path)
         try:
             self._choose(stream, threads, max_pixels)
@@ -122,7 +125,14 @@ class Source:
 
     def decode(self, packet: av.Packet) -> list[av.VideoFrame]:
         """Raises av.error.FFmpegError for a packet that cannot be decoded."""
+        if self.wanted_from is not None and self.codec in _SKIPPING_CODECS:
+            unseen = packet.pts is not None and packet.pts < self.wanted_from
+            self.decoder.skip_frame = "NONREF" if unseen else "DEFAULT"
         return self.decoder.decode(packet)
+
+    def rest(self) -> list[av.VideoFrame]:
+        """The frames that the decoder holds back, after which it takes no more packets."""
+        return self.decoder.decode(None)
 
     def seek(self, ticks: int) -> None:
         """Go to a key frame at or before this time stamp, in units of the stream's time base, as far as it can be
