@@ -12,13 +12,14 @@ import numpy as np
 
 from utils.decoding.hdr import TRANSFERS
 from utils.decoding.pictures import Pictures, orientation
-from utils.decoding.source import MOST_PIXELS, Source
+from utils.decoding.source import MOST_PIXELS, Source, number_of
 from utils.decoding.video_info import VideoError, VideoInfo
 
 # A packet of these is a picture and carries its time stamp.
 COUNTED_CODECS = frozenset(
     "h264 hevc av1 vp9 mpeg4 mjpeg prores dnxhd ffv1 png qtrle rawvideo hap utvideo cfhd".split()  # noqa: SIM905
 )
+REORDERING_CODECS = ("h264", "hevc", "mpeg4")  # of these, that may be shown in another order than they come in
 
 
 def probe_video(path: str | Path, max_pixels: int = MOST_PIXELS, decode: bool = True) -> VideoInfo:
@@ -43,7 +44,7 @@ class Scan:
     """One pass over a file: its packets, and the frames that come of them (without `decode` the first one only)."""
 
     def __init__(self, path: str, max_pixels: int, threads: int = 0, decode: bool = True):
-        self.packets, self.shown = [], 0  # (time stamp, is it a key frame); how many are to be shown
+        self.packets, self.shown = {}, 0  # {number: (time stamp, is it a key frame)}; how many are to be shown
         self.numbers, self.ticks, self.keys = [], [], []  # of each frame: its packet, time stamp, is it a key frame
         self.bad: set[int] = set()  # numbers of packets that cannot be decoded
         self.sizes, self.steps, self.interlaced = set(), Counter(), 0
@@ -60,7 +61,7 @@ class Scan:
 
     def _packet(self, packet: av.Packet) -> None:
         if packet.size:
-            self.packets.append((packet.pts, packet.is_keyframe))
+            self.packets[number_of(packet)] = packet.pts, packet.is_keyframe
             self.shown += not packet.is_discard
 
     def _decode(self, packet: av.Packet | None) -> None:
@@ -68,12 +69,12 @@ class Scan:
         try:
             frames = self.source.decode(packet) if packet else self.source.rest()
         except av.error.FFmpegError:
-            self.bad.add(packet.opaque if packet else len(self.packets) - 1)
+            self.bad.add(number_of(packet) if packet else max(self.packets))
             return
         for frame in frames:
             if not self.numbers:
                 self._first(frame)
-            number = frame.opaque
+            number = number_of(frame)
             if frame.is_corrupt:
                 self.bad.add(number)
             self.numbers.append(number)
@@ -108,6 +109,7 @@ class Scan:
         self.bytes, self.number, self.time_base = os.path.getsize(source.path), stream.index, source.time_base
         rate = stream.average_rate or stream.guessed_rate
         self.rate = float(rate) if rate else 0.0
+        self.keyed = [number for number, (_, key) in self.packets.items() if key]
         discarded = len(self.packets) - self.shown
         self.promised = stream.frames - discarded if stream.frames else round(_seconds(stream) * self.rate)
         if not self.numbers:
@@ -118,7 +120,7 @@ class Scan:
 
     def countable(self) -> bool:
         """Whether the packets of this file tell how many frames it has, and when."""
-        stamps = [pts for pts, _ in self.packets]
+        stamps = [pts for pts, _ in self.packets.values()]
         return (
             self.indexed
             and self.codec in COUNTED_CODECS
@@ -127,12 +129,13 @@ class Scan:
             and self.promised in (0, self.shown)
             and None not in stamps
             and len(set(stamps)) == len(stamps)
-            and self.packets[0][1]
+            and (self.codec in REORDERING_CODECS or sorted(stamps) == stamps)
+            and self.keyed[0] == 0
             and stamps[0] == min(stamps) == self.ticks[0]  # nothing is shown before the first key frame
         )
 
     def counted(self) -> VideoInfo:
-        times = np.sort([pts for pts, _ in self.packets]) * self.time_base
+        times = np.sort([pts for pts, _ in self.packets.values()]) * self.time_base
         fps, constant = _frame_rate(np.diff(times), self.rate)
         return self._info(len(times), fps, times[0], None if constant else times, by_time=True, verified=False)
 
@@ -194,7 +197,7 @@ class Scan:
 
     def _leaning(self) -> set[int]:
         """The frames that are bad or were decoded after a bad packet and before the next key frame."""
-        bad, keys = np.array(sorted(self.bad)), np.array([n for n, (_, key) in enumerate(self.packets) if key])
+        bad, keys = np.array(sorted(self.bad)), np.array(self.keyed)
         leaning = set()
         for n, number in enumerate(self.numbers if len(bad) else ()):
             key = int(np.searchsorted(keys, number, "right")) - 1

@@ -4,6 +4,7 @@ Frame n is the n-th frame of decoding from the start, wherever reading begins.
 """
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain, pairwise
@@ -14,7 +15,7 @@ import numpy as np
 from av.video.frame import PictureType
 
 from utils.decoding.pictures import Numbered, Pictures, progressive
-from utils.decoding.source import Source
+from utils.decoding.source import Source, number_of
 from utils.decoding.video_info import VideoError, VideoInfo
 
 SEEK_FROM = 64  # below this index, decoding from the start costs about as much as a seek
@@ -99,13 +100,23 @@ def _by_time(info: VideoInfo, first: int) -> Iterator[Numbered]:
     if first >= SEEK_FROM:
         with closing(Source(info.path, info.stream)) as source:
             if frames := _sought(source, info, first):
-                yield from frames
+                yield from _vouched(frames, source)
                 return
     with closing(Source(info.path, info.stream)) as source:
         source.wanted_from = _ticks_before(first, info, source)
-        for packet in source.packets():
-            for frame in _decoded(source, packet):
-                yield _index_of(frame.pts * source.time_base, info), frame
+        frames = (frame for packet in source.packets() for frame in _decoded(source, packet))
+        yield from _vouched(((_index_of(frame.pts * source.time_base, info), frame) for frame in frames), source)
+
+
+def _vouched(frames: Iterable[Numbered], source: Source) -> Iterator[Numbered]:
+    """The frames, each held back until all that were decoded before it, and that it may lean on, have come out whole:
+    then whoever wants no more frames has none that leans on a damaged one."""
+    waiting = deque()
+    for n, frame in frames:
+        waiting.append((source.latest[number_of(frame)], n, frame))
+        while waiting and waiting[0][0] <= frame.pts:
+            yield waiting.popleft()[1:]
+    yield from (held[1:] for held in waiting)
 
 
 def _sought(source: Source, info: VideoInfo, first: int) -> Iterator[Numbered] | None:

@@ -3,6 +3,7 @@
 FFmpeg decodes everything, through PyAV. Headers are not believed: a frame exists when it decodes.
 """
 
+import math
 import os
 import re
 import stat
@@ -37,6 +38,9 @@ _SAFE = {
 _EXTRAS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image | Disposition.dependent
 # Codecs whose packets tell whether other pictures lean on theirs. (In HEVC those of a higher temporal layer may.)
 _SKIPPING_CODECS = ("h264", "mpeg4", "mpeg2video")
+# Decoders that are told to stop at an error, as all are whose pictures stand alone: some leave what they cannot decode
+# as it was in memory. Those with checksums look at them only then.
+_CHECKED_CODECS = ("ffv1", "png", "apng", "qtrle", "huffyuv", "ffvhuff", "cfhd")
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own ones drop the alpha that WebM keeps apart
 
 
@@ -70,6 +74,7 @@ class Source:
     def __init__(self, path: str, stream: int | None = None, threads: int = 0, max_pixels: int = MOST_PIXELS):
         self.indexed = check_file(path) is not None
         self.path, self.notes, self.failed, self.wanted_from = path, [], False, None
+        self.latest = [-math.inf]  # [n]: the latest time stamp of the n packets that were decoded first
         self.container = _open(path)
         try:
             self._choose(stream, threads, max_pixels)
@@ -97,6 +102,8 @@ class Source:
             self.decoder = av.CodecContext.create(_ALPHA_DECODERS[self.codec], "r")
             self.decoder.extradata = extradata
         self.decoder.options = {"max_pixels": str(max_pixels)}  # sizes may change inside the stream
+        if self.decoder.codec.intra_only or self.codec in _CHECKED_CODECS:
+            self.decoder.options |= {"err_detect": "crccheck+bitstream+buffer+explode"}
         self.decoder.flags |= Flags.copy_opaque  # a frame knows its packet
         self.decoder.thread_type = "AUTO"
         self.decoder.thread_count = 1 if os.path.getsize(self.path) < SMALL_FILE else threads
@@ -107,24 +114,26 @@ class Source:
         self.time_base = float(self.stream.time_base)
 
     def packets(self) -> Iterator[av.Packet]:
-        """The packets from here on, each with its number as `opaque`; the last is empty and makes the decoder give up
-        the frames it holds back."""
+        """The packets from here on; the last is empty and makes the decoder give up the frames it holds back."""
         packets, failures, number = self.container.demux(self.stream), 0, 0
+        self.latest = self.latest[:1]
         while failures <= MOST_FAILURES:  # in a row
             try:
                 packet = next(packets)
             except (av.error.EOFError, StopIteration):
                 return
-            except av.error.FFmpegError:
+            except (av.error.FFmpegError, IndexError):  # an index: of a stream that turned up on the way
                 failures, self.failed = failures + 1, True
+                packets = self.container.demux(self.stream)
                 continue
             failures = 0
-            packet.opaque = number
+            packet.opaque = [number]  # an object of its own: PyAV tells them apart by their addresses
             number += 1
             yield packet
 
     def decode(self, packet: av.Packet) -> list[av.VideoFrame]:
         """Raises av.error.FFmpegError for a packet that cannot be decoded."""
+        self.latest.append(max(self.latest[-1], packet.pts or 0))
         if self.wanted_from is not None and self.codec in _SKIPPING_CODECS:
             unseen = packet.pts is not None and packet.pts < self.wanted_from
             self.decoder.skip_frame = "NONREF" if unseen else "DEFAULT"
@@ -145,6 +154,11 @@ class Source:
 
     def close(self) -> None:
         self.container.close()
+
+
+def number_of(thing: av.Packet | av.VideoFrame) -> int:
+    """The number of a packet of Source.packets, or of the packet that a frame came with."""
+    return thing.opaque[0]
 
 
 def _open(path: str) -> av.container.InputContainer:
