@@ -10,7 +10,7 @@ DEMO_VIDEOS := generated_videos/demo
 SVD_DEMO := svd_demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo svd-demo test badinput faults reliability audit lint format clean
+.PHONY: help demo svd-demo test badinput damage faults reliability audit lint format clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,10 @@ test: $(VENV)/installed-dev ## the test suite, on the CPU
 
 badinput: $(VENV)/installed-dev ## what the scripts make of 93 bad inputs, a line each
 	OMP_NUM_THREADS=1 $(PY) -m tests.badinput
+
+damage: $(VENV)/installed-dev ## what the reader makes of 300 damaged videos, and its memory over 10,000 opens
+	OMP_NUM_THREADS=1 $(PY) -m tests.decoding.limits.fuzz
+	OMP_NUM_THREADS=1 $(PY) -m tests.decoding.limits.opens
 
 faults: $(VENV)/installed-dev ## what the scripts make of faults: kills, signals, full disks, damaged files, a line each
 	OMP_NUM_THREADS=1 $(PY) -m tests.faults

@@ -164,6 +164,28 @@ def test_progressive_frames_stay_as_they_are_beside_interlaced_ones(tmp_path):
     assert np.array_equal(frames[:9], alone[:9])
 
 
+def telecined(count: int) -> list[av.VideoFrame]:
+    """A bar that moves 4 px a picture, 24 of them a second, as 30 interlaced frames: of 2 and 3 fields in turns."""
+    fields = [bar(4 + 4 * n % 100) for n in range(count) for _ in range(2 + n % 2)]
+    frames = []
+    for top, bottom in zip(fields[::2], fields[1::2], strict=False):
+        luma = top.copy()
+        luma[1::2] = bottom[1::2]
+        frames.append(marked(yuv_frame("yuv420p", [luma, 128, 128]), "tff"))
+    return frames
+
+
+def test_telecined_film_is_named_and_video_is_not(tmp_path):
+    still = [marked(yuv_frame("yuv420p", [bar(30), 128, 128]), "tff")] * 30
+    for name, frames, film in (
+        ("film", telecined(40), True),
+        ("video", interlaced(40, True), False),
+        ("still", still, False),
+    ):
+        info = probe_video(write(tmp_path / f"{name}.mp4", frames, "libx264", {"x264-params": "tff=1"}, fps=30))
+        assert any(note.startswith("telecined film") for note in info.notes) == film, name
+
+
 def test_a_damaged_interlaced_file_keeps_what_is_whole(tmp_path):
     options = {"x264-params": "tff=1:bframes=0:keyint=5:scenecut=0"}
     path = write(tmp_path / "a.mp4", interlaced(20, True), "libx264", options, fps=25)

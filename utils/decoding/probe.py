@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections import Counter
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from utils.decoding.fields import Pulldown
 from utils.decoding.hdr import TRANSFERS
 from utils.decoding.pictures import Pictures, orientation
 from utils.decoding.source import MOST_PIXELS, Source, number_of
@@ -47,7 +47,7 @@ class Scan:
         self.packets, self.shown = {}, 0  # {number: (time stamp, is it a key frame)}; how many are to be shown
         self.numbers, self.ticks, self.keys = [], [], []  # of each frame: its packet, time stamp, is it a key frame
         self.bad: set[int] = set()  # numbers of packets that cannot be decoded
-        self.sizes, self.steps, self.interlaced = set(), Counter(), 0
+        self.sizes, self.interlaced, self.pulldown = set(), 0, Pulldown()
         with closing(Source(path, threads=threads, max_pixels=max_pixels)) as source:
             self.source = source
             for packet in source.packets():
@@ -81,8 +81,9 @@ class Scan:
             self.ticks.append(frame.pts)
             self.keys.append(frame.key_frame)
             self.sizes.add((frame.width, frame.height))
-            self.steps[frame.duration] += 1
-            self.interlaced += frame.interlaced_frame
+            if frame.interlaced_frame:
+                self.interlaced += 1
+                self.pulldown.add(frame)
 
     def _first(self, frame: av.VideoFrame) -> None:
         """What every frame has: size, and what is done to make it a picture."""
@@ -166,6 +167,10 @@ class Scan:
             notes.append("size changes inside the stream; every frame is scaled to the size of the first")
         if self.interlaced:
             notes.append("interlaced: made progressive (bwdif), one frame of two fields")
+        if self.pulldown.found():
+            notes.append(
+                "telecined film (2:3 pulldown): it repeats fields; --target_fps 24 takes frames at its own rate"
+            )
         return self._info(
             len(kept),
             fps,

@@ -14,7 +14,8 @@ import av
 import numpy as np
 from av.video.frame import PictureType
 
-from utils.decoding.pictures import Numbered, Pictures, progressive
+from utils.decoding.fields import Numbered, progressive
+from utils.decoding.pictures import Pictures
 from utils.decoding.source import Source, number_of
 from utils.decoding.video_info import VideoError, VideoInfo
 

@@ -1,6 +1,6 @@
 """What the reader makes of damaged files: 300 of 10 containers, with bytes that are changed, cut out, put in or lost.
 
-    python -m tests.decoding.fuzz                        # minutes; --files for fewer
+    python -m tests.decoding.limits.fuzz                        # minutes; --files for fewer
 
 A file is either refused in one line, or what is read of it is consistent: frame n is the same from the start and by a
 seek, and after counting instead of decoding it is a frame of the file, or an error of one line. Each takes less than

@@ -1,6 +1,6 @@
 """Does the reader give back what it takes? Memory over 10,000 opens, of a whole file and of a damaged one, with seeks.
 
-python -m tests.decoding.opens                       # a minute
+python -m tests.decoding.limits.opens                       # a minute
 """
 
 import argparse

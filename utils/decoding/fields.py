@@ -1,0 +1,136 @@
+"""Frames of two fields: progressive ones made of them, and film told from video, by FFmpeg's filters."""
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+
+import av
+from av.filter import Graph
+from av.filter.context import FilterContext
+
+from utils.decoding.video_info import VideoError
+
+MOST_LOOKED_AT = 100  # interlaced frames, to tell film
+Numbered = tuple[int, av.VideoFrame]
+
+
+class FilterGraph:
+    """FFmpeg's filters for frames that may change their format on the way.
+
+    add_filters(graph, source, frame): appends to the graph what such frames need, and returns the last filter.
+    """
+
+    def __init__(self, add_filters):
+        self.add_filters, self.kind, self.source, self.sink = add_filters, None, None, None
+
+    def fits(self, frame: av.VideoFrame) -> bool:
+        return self.kind == _kind(frame)
+
+    def build(self, frame: av.VideoFrame) -> None:
+        self.kind, graph = _kind(frame), Graph()
+        graph.threads = 1
+        width, height, layout, matrix, value_range, _ = self.kind
+        self.source = graph.add(
+            "buffer",
+            video_size=f"{width}x{height}",
+            pix_fmt=layout,
+            time_base="1/1",
+            pixel_aspect="1/1",
+            colorspace=str(matrix),
+            range=str(value_range),
+        )
+        self.sink = graph.add("buffersink")
+        self.add_filters(graph, self.source, frame).link_to(self.sink)
+        graph.configure()
+        self.graph = graph
+
+    def push(self, frame: av.VideoFrame | None) -> None:
+        self.source.push(frame)
+
+    def pull(self) -> Iterator[av.VideoFrame]:
+        """What has come out by now."""
+        with suppress(av.error.BlockingIOError, av.error.EOFError):
+            while True:
+                yield self.sink.pull()
+
+
+def _kind(frame: av.VideoFrame) -> tuple:
+    colours = int(frame.colorspace), int(frame.color_range), int(frame.color_trc)
+    return frame.width, frame.height, frame.format.name, *colours
+
+
+def progressive(frames: Iterable[Numbered]) -> Iterator[Numbered]:
+    """Numbered frames, deinterlaced by bwdif from the first on that is marked as interlaced: one frame of two fields.
+
+    The two frames beside an interlaced one are part of what it becomes, so begin one before the first that matters.
+    """
+    graph, waiting, before = FilterGraph(_deinterlace), deque(), None
+    for number, frame in frames:
+        if graph.kind is None and not frame.interlaced_frame:
+            yield number, frame
+            before = frame
+            continue
+        if not graph.fits(frame):
+            if graph.kind:
+                yield from _flushed(graph, waiting)
+            graph.build(frame)
+            if before is not None and graph.fits(before):
+                waiting.append(None)
+                graph.push(_at(before, 0))
+        waiting.append(number)
+        graph.push(_at(frame, len(waiting)))
+        before = None
+        yield from _named(graph, waiting)
+    if graph.kind:
+        yield from _flushed(graph, waiting)
+
+
+class Pulldown:
+    """Tells film that was telecined, which repeats two of ten fields in turns, from video by FFmpeg's idet."""
+
+    def __init__(self):
+        self.graph, self.frames, self.repeated = FilterGraph(_detect_repeated), 0, Counter()
+
+    def add(self, frame: av.VideoFrame) -> None:
+        """The next interlaced frame."""
+        if self.frames == MOST_LOOKED_AT:
+            return
+        if not self.graph.fits(frame):
+            self.graph.build(frame)
+        self.frames += 1
+        self.graph.push(frame)
+        self.repeated.update(seen.metadata.get("lavfi.idet.repeated.current_frame") for seen in self.graph.pull())
+
+    def found(self) -> bool:
+        return min(self.repeated["top"], self.repeated["bottom"]) > 0.12 * max(self.frames, 15)
+
+
+def _detect_repeated(graph: Graph, source: FilterContext, frame: av.VideoFrame) -> FilterContext:
+    idet = graph.add("idet")
+    source.link_to(idet)
+    return idet
+
+
+def _deinterlace(graph: Graph, source: FilterContext, frame: av.VideoFrame) -> FilterContext:
+    bwdif = graph.add("bwdif", mode="send_frame", parity="auto", deint="interlaced")
+    source.link_to(bwdif)
+    return bwdif
+
+
+def _at(frame: av.VideoFrame, pts: int) -> av.VideoFrame:
+    """The time stamps that filters want: whatever, but ascending."""
+    frame.pts = pts
+    return frame
+
+
+def _named(graph: FilterGraph, waiting: deque) -> Iterator[Numbered]:
+    for frame in graph.pull():
+        if (number := waiting.popleft()) is not None:
+            yield number, frame
+
+
+def _flushed(graph: FilterGraph, waiting: deque) -> Iterator[Numbered]:
+    graph.push(None)
+    yield from _named(graph, waiting)
+    if waiting:
+        raise VideoError("deinterlacing lost a frame")
