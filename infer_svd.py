@@ -46,7 +46,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--model_dir", required=True, help="output of train_svd.py, or any SVD pipeline: folder or name")
     group.add_argument("--revision", default=None, help="commit, tag or branch on the hub")
     group.add_argument("--base_model", default=None, help="where the base of --save_trainable_only weights lies now")
-    group.add_argument("--lora", type=Path, default=None, help="folder with trained.safetensors to add to --model_dir")
+    group.add_argument("--lora", type=Path, default=None, help="folder of LoRA adapters to add, of peft's format")
+    group.add_argument("--merge", type=Path, default=None, metavar="FOLDER", help="also write the whole pipeline here")
     group.add_argument(
         "--dtype", type=choice("auto", "fp32", "fp16", "bf16"), default="auto", help="auto: fp16 on a GPU, else fp32"
     )
@@ -118,6 +119,10 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
         if any(path.is_dir() and path.resolve() == args.output_dir.resolve() for path in args.input_image):
             yield "--output_dir: is the folder of --input_image, the next run would take what is written; use another"
         yield from output_problems(args.output_dir)
+    if args.merge is not None:
+        yield from (p.replace("--output_dir", "--merge") for p in output_problems(args.merge))
+        if args.merge.resolve() == Path(args.model_dir).resolve():
+            yield "--merge: that is --model_dir itself; choose another folder"
 
 
 def main(args: argparse.Namespace) -> None:
@@ -135,7 +140,7 @@ def main(args: argparse.Namespace) -> None:
         processes.print(
             f"{len(share) - len(mine)} of {len(share)} videos are there already, --overwrite draws them again"
         )
-    if mine:
+    if mine or (args.merge and processes.is_main_process):
         for image, _ in mine:  # all of them, before gigabytes of weights are read
             read_picture(image)
         pipeline, about = load_model(args, processes.device)
@@ -181,8 +186,10 @@ def is_done(video: Path) -> bool:
 def load_model(args: argparse.Namespace, device) -> tuple:
     """(pipeline on the device, what train_svd.py noted about its training)."""
     import torch
+    from accelerate import PartialState
 
-    from utils.runs.svd_files import TRAINED, apply_trained, load_pipeline, load_trained, read_about
+    from utils.svd.finetuned import load_finetuned
+    from utils.svd.pipeline import save_pipeline
 
     if args.dtype == "fp16" and device.type == "cpu":
         raise UserError("--dtype: fp16 needs a GPU; use bf16, or fp32")
@@ -190,30 +197,21 @@ def load_model(args: argparse.Namespace, device) -> tuple:
         raise UserError("--offload: sequential needs a GPU, there is nothing to move away from; use none")
     dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     dtype = dtypes[args.dtype] if args.dtype != "auto" else torch.float32 if device.type == "cpu" else torch.float16
-    folder = Path(args.model_dir)
-    if folder.is_dir() and not (folder / "model_index.json").exists() and (folder / TRAINED).exists():
-        tensors, about = load_trained(folder)
-        pipeline = load_pipeline(args.base_model or about["base_model"], about["revision"], "--base_model")
-        pipeline.unet = apply_trained(pipeline.unet, tensors, about)
-    else:
-        stored = None if args.lora is not None else dtype  # adapters are merged in float32
-        pipeline = load_pipeline(args.model_dir, args.revision, "--model_dir", stored)
-        about = read_about(folder)
-    if args.lora is not None:
-        tensors, about = load_trained(args.lora, "--lora")
-        pipeline.unet = apply_trained(pipeline.unet, tensors, about)
-    place(pipeline, dtype, args.offload, device)
+    pipeline, about = load_finetuned(args.model_dir, args.revision, args.base_model, args.lora, dtype)
+    if args.merge is not None and PartialState().is_main_process:
+        args.merge.mkdir(parents=True, exist_ok=True)
+        save_pipeline(pipeline, args.merge)
+        print(f"pipeline written: {printable(args.merge)}")
+    place(pipeline, args.offload, device)
     return pipeline, about
 
 
-def place(pipeline, dtype, offload: str, device) -> None:
-    """The pipeline in dtype and on the device, or with offload (see --offload) there as far as it is at work; with the
-    exact shortcut for attention to the image, which is a single token."""
+def place(pipeline, offload: str, device) -> None:
+    """The pipeline on the device, or with offload (see --offload) there as far as it is at work; with the exact
+    shortcut for attention to the image, which is a single token."""
     from models.svd.memory import use_one_token_attention
 
     use_one_token_attention(pipeline.unet)
-    if pipeline.unet.dtype != dtype:
-        pipeline.to(dtype)
     if offload == "model":
         pipeline.enable_model_cpu_offload(device=device)
     elif offload == "sequential":

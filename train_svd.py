@@ -130,7 +130,7 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
 
 def main(args: argparse.Namespace) -> None:
     if args.dry_run:
-        from utils.runs.svd_memory_report import memory_report
+        from utils.svd.memory_report import memory_report
 
         print(memory_report(args))
         return
@@ -141,7 +141,8 @@ def main(args: argparse.Namespace) -> None:
     from models.svd.objective import draw_sigmas, svd_loss
     from utils.frame_folders.frame_clips import clip_digests, find_frame_folders
     from utils.runs.checkpoint import whole
-    from utils.runs.svd_files import export, load_pipeline, pipeline_bytes
+    from utils.svd.export import export
+    from utils.svd.pipeline import load_pipeline, pipeline_bytes
     from utils.training.training_run import TrainingRun
 
     run = TrainingRun(args, "svd", FREE, REMEDIES)
@@ -227,17 +228,19 @@ def main(args: argparse.Namespace) -> None:
 def freeze(args: argparse.Namespace, accelerator, pipeline, lora: dict | None):
     """The pipeline's U-Net, of which a part learns, in float32; the rest, and VAE and image encoder, are frozen.
 
-    What is frozen of the U-Net is in half precision, if the training computes in it.
+    What is frozen of the U-Net is in the precision that the training computes in; where that is float32, all is.
     """
     import torch
 
-    from models.svd.memory import enable_full_checkpointing, use_one_token_attention
-    from utils.runs.svd_files import train_part
+    from models.svd.memory import cast, enable_full_checkpointing, use_one_token_attention
+    from utils.svd.weights import train_part
     from utils.training.order import seed_step
 
     for module in (pipeline.vae, pipeline.image_encoder):
         module.requires_grad_(False).eval().to(accelerator.device)
-    frozen_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
+        if accelerator.mixed_precision == "no":
+            cast(module, torch.float32)
+    frozen_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)
     seed_step(args.seed)
     unet = train_part(pipeline.unet, args.trainable, frozen_dtype, lora)
     use_one_token_attention(unet)

@@ -14,7 +14,7 @@ def set_up(unet, recipe: Recipe) -> None:
     import torch
 
     from models.svd.memory import enable_full_checkpointing, use_one_token_attention
-    from utils.runs.svd_files import train_part
+    from utils.svd.weights import train_part
 
     lora = {"rank": 16, "alpha": 16} if recipe.scope == "lora" else None
     train_part(unet, recipe.scope, getattr(torch, recipe.frozen), lora)

@@ -11,6 +11,8 @@ import torch
 from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
 from torch import Generator, Tensor, nn
 
+from models.svd.memory import cast
+
 CLIP_SIZE = (224, 224)
 
 
@@ -75,7 +77,7 @@ def encode_first_frames(vae: nn.Module, frames: Tensor, noise_aug: Tensor, noise
     full_precision_vae(vae)
     noisy = frames + per_clip(noise_aug, frames) * noise
     with torch.autocast(frames.device.type, enabled=False):
-        return vae.encode(noisy.to(vae.dtype)).latent_dist.mode()
+        return vae.encode(noisy.to(vae.dtype)).latent_dist.mode().float()
 
 
 def drop_image(conditioning: Conditioning, dropped: Tensor) -> Conditioning:
@@ -105,7 +107,7 @@ def image_embeddings(image_encoder: nn.Module, feature_extractor, frames: Tensor
         for values in (feature_extractor.image_mean, feature_extractor.image_std)
     )
     with torch.autocast(frames.device.type, enabled=False):
-        return image_encoder(((pixels - mean) / std).to(image_encoder.dtype)).image_embeds[:, None]
+        return image_encoder(((pixels - mean) / std).to(image_encoder.dtype)).image_embeds[:, None].float()
 
 
 @torch.no_grad()
@@ -117,10 +119,10 @@ def encode_latents(vae: nn.Module, frames: Tensor, chunk: int = 8) -> Tensor:
     full_precision_vae(vae)
     with torch.autocast(frames.device.type, enabled=False):
         latents = [vae.encode(part.to(vae.dtype)).latent_dist.mode() for part in frames.flatten(0, 1).split(chunk)]
-    return torch.cat(latents).unflatten(0, frames.shape[:2]) * vae.config.scaling_factor
+    return torch.cat(latents).float().unflatten(0, frames.shape[:2]) * vae.config.scaling_factor
 
 
 def full_precision_vae(vae: nn.Module) -> None:
     """Cast the VAE to float32 in place if its config says force_upcast, as SVD's does: it overflows in float16."""
     if vae.config.force_upcast and vae.dtype != torch.float32:
-        vae.to(torch.float32)
+        cast(vae, torch.float32)

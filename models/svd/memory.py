@@ -65,6 +65,11 @@ def set_trainable(unet: nn.Module, scope: str, frozen_dtype: torch.dtype | None 
     return [parameter for parameter in unet.parameters() if parameter.requires_grad]
 
 
+def cast(module: nn.Module, dtype: torch.dtype) -> None:
+    """Cast a module in place, by torch's own method: diffusers' warns of layers to be kept in float32 without any."""
+    nn.Module.to(module, dtype)
+
+
 # Checkpointing and the shortcut
 
 

@@ -27,6 +27,6 @@ import utils.frame_folders.latent_cache
 import utils.runs.checkpoint
 import utils.runs.generation
 import utils.runs.model_file
-import utils.runs.svd_files
+import utils.svd.export
 import utils.training.optimizers
 import utils.training.training_run

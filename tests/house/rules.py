@@ -17,7 +17,7 @@ LAYERS = (
     ("utils.data",),
     ("utils.frame_folders",),
     ("utils.runs",),
-    ("utils.logs",),
+    ("utils.logs", "utils.svd"),
     ("utils.training",),
     ("utils.evaluation",),
     ("scripts",),

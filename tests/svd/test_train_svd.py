@@ -12,7 +12,6 @@ from models.svd.memory import trainable_names
 from tests.svd.running import FRAMES, infer, losses, train
 from utils.cli import UserError
 from utils.decoding.probe import probe_video
-from utils.decoding.read import read_frames
 from utils.logs.metrics import read_metrics
 from utils.runs.checkpoint import list_checkpoints, load_checkpoint
 
@@ -73,21 +72,6 @@ def test_the_cache_is_made_anew_for_other_frames_and_only_then(pipeline_dir, dat
     assert len(list((dataset / ".latents").iterdir())) == 8
 
 
-def test_adapters_alone_merged_and_added_later_are_the_same_network(pipeline_dir, dataset, picture, tmp_path):
-    lora = ("--trainable", "lora", "--lora_rank", 4, "--max_train_steps", 3, "--learning_rate", "1e-2")
-    train(pipeline_dir, dataset, tmp_path / "run", *lora)
-    base, merged = (StableVideoDiffusionPipeline.from_pretrained(p).unet for p in (pipeline_dir, tmp_path / "run"))
-    changed = [n for n, p in merged.state_dict().items() if not torch.equal(p, base.state_dict()[n])]
-    assert changed and all("temporal_transformer_blocks" in name for name in changed)
-    infer("--model_dir", tmp_path / "run", "--input_image", picture, "--output_video", tmp_path / "a.mp4")
-    infer(
-        *("--model_dir", pipeline_dir, "--lora", tmp_path / "run"),
-        *("--input_image", picture, "--output_video", tmp_path / "b.mp4"),
-    )
-    a, b = (read_frames(probe_video(tmp_path / name), range(FRAMES)).astype(int) for name in ("a.mp4", "b.mp4"))
-    assert np.abs(a - b).mean() < 0.5
-
-
 def test_trained_weights_alone_find_their_base_again(pipeline_dir, dataset, picture, tmp_path):
     train(pipeline_dir, dataset, tmp_path / "run", "--max_train_steps", 1, "--save_trainable_only")
     assert not (tmp_path / "run" / "unet").exists()
@@ -109,7 +93,7 @@ def test_dry_run_counts_the_full_model_without_weights_or_data(capsys, monkeypat
     def counted(*_, checkpointing, **__):
         return {"level 0": 2**30 * (1 + 40 * (checkpointing == "none"))}
 
-    monkeypatch.setattr("utils.runs.svd_memory_report.activation_bytes", counted)
+    monkeypatch.setattr("utils.svd.memory_report.activation_bytes", counted)
     train_svd.main(train_svd.parse_args(["--dry_run", "--ema_decay", "0", "--optimizer", "adamw"]))
     report = capsys.readouterr().out
     assert "temporal" in report and "24 GB" in report and "predicted" in report
@@ -145,7 +129,7 @@ def test_a_model_that_no_hub_gives_fails_in_seconds_with_the_ways_out(dataset, t
 def test_a_folder_that_lacks_a_part_says_which(pipeline_dir, tmp_path):
     import shutil
 
-    from utils.runs.svd_files import load_pipeline
+    from utils.svd.pipeline import load_pipeline
 
     shutil.copytree(pipeline_dir, tmp_path / "half")
     shutil.rmtree(tmp_path / "half" / "image_encoder")

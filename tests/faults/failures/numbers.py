@@ -13,7 +13,7 @@ from tests.faults.place import Place, row
 from tests.faults.scripts import TRAINERS, copied, flags, out, run
 from tests.tiny_models import tiny_clip, tiny_image_model
 from utils.runs.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
-from utils.runs.svd_files import save_trained
+from utils.svd.weights import save_trained
 
 
 def in_step(step: int | None, change: Callable[[torch.Tensor], torch.Tensor]) -> None:

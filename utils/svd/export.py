@@ -1,0 +1,83 @@
+"""What a fine-tuning leaves: a pipeline or the trained weights alone, what they were trained on, a model card."""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from utils.cli import UserError, printable, without_secrets
+from utils.files import write_text
+from utils.svd.pipeline import load_pipeline, save_pipeline
+from utils.svd.weights import apply_trained, save_adapters, save_trained
+
+
+def export(args: argparse.Namespace, run_dir: Path, tensors: dict, lora: dict | None, clips: list, step: int) -> None:
+    """Leave a pipeline in the run folder, or the trained weights alone; svd.json tells infer_svd.py how it was trained.
+
+    The frozen weights are read again from the base model: the training held them in half precision.
+    """
+    about = {
+        "base_model": args.pretrained_model_name,
+        "revision": args.revision,
+        "trainable": args.trainable,
+        "lora": lora,
+        "step": step,
+        "num_frames": args.num_frames,
+        "width": args.width,
+        "height": args.height,
+        "fps": sorted(clip.fps / args.frame_stride for clip in clips)[len(clips) // 2],
+        "motion_scores": sorted(round(clip.motion_score, 6) for clip in clips),
+        "motion_bucket_ids": sorted(clip.motion_bucket_id for clip in clips),
+    }
+    from models.svd.memory import cast
+
+    if lora is not None:
+        save_adapters(tensors, lora, args.pretrained_model_name, run_dir)
+    elif args.save_trainable_only:
+        save_trained(tensors, about, run_dir)
+    if not args.save_trainable_only:
+        pipeline = load_pipeline(args.pretrained_model_name, args.revision)
+        dtype = pipeline.unet.dtype
+        cast(pipeline.unet, torch.float32)
+        pipeline.unet = apply_trained(pipeline.unet, tensors, about)
+        cast(pipeline.unet, dtype)
+        about["dtype"] = str(dtype).removeprefix("torch.")
+        save_pipeline(pipeline, run_dir)
+    write_text(run_dir / "svd.json", json.dumps(about, indent=1) + "\n")
+    write_text(run_dir / "README.md", model_card(about, len(clips), without_secrets(vars(args))))
+
+
+def read_about(folder: Path, flag: str = "--model_dir") -> dict:
+    """What train_svd.py noted in svd.json about a pipeline; {} for one that it did not write."""
+    file = folder / "svd.json"
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{flag}: {printable(file)} is damaged ({error}); remove it or copy it again") from None
+
+
+def model_card(about: dict, num_clips: int, settings: dict) -> str:
+    """README.md of a fine-tuned model: what it is, what it was trained on, under which licence."""
+    weights = f"The weights are stored in {about['dtype']}, as the base model's are." if "dtype" in about else ""
+    rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items() if value is not None)
+    return f"""---
+base_model: {about["base_model"]}
+library_name: diffusers
+pipeline_tag: image-to-video
+---
+# Fine-tuned Stable Video Diffusion
+
+Base model: {about["base_model"]}. Trained for {about["step"]} steps on {num_clips} clips of {about["num_frames"]}
+frames, {about["width"]}x{about["height"]}, {about["fps"]:g} frames/s; what learnt: {about["trainable"]}.
+{weights}
+
+    python infer_svd.py --model_dir THIS_FOLDER --input_image IMAGE --output_video sample.mp4
+
+Licence: the licence of the base model holds for these weights too (for Stability AI's models their community licence,
+see their model card), and so do the rights in the clips they were trained on.
+
+| setting | value |
+|---|---|
+{rows}
+"""
