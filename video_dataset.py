@@ -3,7 +3,8 @@
     python video_dataset.py                            # writes ./demo_video_data: 1500 clips of moving shapes
     python video_dataset.py --check my_videos          # reports what is wrong with your own folder
 
-A data folder holds videos/<stem>.<any video extension> and captions/<stem>.txt.
+A data folder holds videos/<stem>.<any video extension> and captions/<stem>.txt; or clip.mp4 beside clip.txt; or videos
+and a table, metadata.jsonl, .csv or .parquet.
 """
 
 import argparse
@@ -57,6 +58,8 @@ class TextVideoDataset(ReadableClips):
     usable clips, before the split. cache_bytes: resized clips kept in memory, per process; changes speed alone.
     max_bad_fraction: None raises DataError for a clip that has become unreadable; a number lets other clips take the
     places of so many, see `ReadableClips`.
+    video_column, caption_column: of a table of captions, if there is one. Of several captions of a clip one is drawn in
+    each epoch, when augmenting; else it is the first. trigger_word: put in front of every caption.
     `report` says what was skipped: {"ok": n, "skipped": {reason: [file names]}, ...}.
 
     Raises MissingData (a FileNotFoundError) or DataError (a ValueError) with a one-line remedy if the folder or an
@@ -83,6 +86,9 @@ class TextVideoDataset(ReadableClips):
         cache_bytes: int = 512 * 2**20,
         width: int | None = None,
         max_bad_fraction: float | None = None,
+        video_column: str | None = None,
+        caption_column: str | None = None,
+        trigger_word: str | None = None,
     ):
         super().__init__(seed, None)
         self.data_dir = Path(data_dir)
@@ -97,9 +103,16 @@ class TextVideoDataset(ReadableClips):
         self.coin = random.Random(seed)  # of _frames: it must not draw from what decides the samples
         self._check_arguments(val_fraction, max_samples)
 
-        self.items, self.report = usable_clips(  # [(VideoInfo, caption)], what was skipped
-            self.data_dir, num_frames, target_fps, short_clips, missing_caption, self.caption_encoding, max_samples
-        )
+        how = (num_frames, target_fps, short_clips, missing_caption, self.caption_encoding, max_samples)
+        columns = (video_column, caption_column)
+        self.items, self.report = usable_clips(
+            self.data_dir, *how, columns
+        )  # [(VideoInfo, captions)], what was skipped
+        if trigger_word:
+            self.items = [
+                (info, tuple(f"{trigger_word}, {text}" if text else trigger_word for text in texts))
+                for info, texts in self.items
+            ]
         if max_bad_fraction is not None:
             self.max_unreadable = int(max_bad_fraction * len(self.items))
         if split != "all":
@@ -199,9 +212,12 @@ class TextVideoDataset(ReadableClips):
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} of {len(self)} clips")
         index = int(index) % len(self)
-        info, text = self.items[index]
+        info, texts = self.items[index]
         self.rng = np.random.default_rng([self.seed, int(epoch), index])
         augment = self.augment and self.split != "val"
+        text = texts[0]
+        if augment and len(texts) > 1:
+            text = texts[np.random.default_rng([self.seed, int(epoch), index, 0xCA9]).integers(len(texts))]
 
         position, *anchor, coin = self.rng.random(4) if augment else (0.5, 0.5, 0.5, 1.0)
         frames = self._frames(index, window(info, self.num_frames, self.target_fps, self.short_clips, position))
@@ -237,13 +253,13 @@ class TextVideoDataset(ReadableClips):
         return frames
 
     def captions(self, mirrored: bool = False) -> list[str]:
-        """The caption of every clip; with mirrored=True also what a flip makes of it (words a tokenizer must know)."""
-        texts = [text for _, text in self.items]
+        """The captions of all clips; with mirrored=True also what a flip makes of it (words a tokenizer must know)."""
+        texts = [text for _, texts in self.items for text in texts]
         return texts + [text for text in map(swap_left_right, texts) if text is not None] if mirrored else texts
 
     def digests(self) -> dict[str, str]:
         """{name: digest of size in bytes, frames and caption} of the clips, in order."""
-        rows = {Path(info.path).name: [os.path.getsize(info.path), info.frames, text] for info, text in self.items}
+        rows = {Path(info.path).name: [os.path.getsize(info.path), info.frames, *texts] for info, texts in self.items}
         return {name: hashlib.sha256(json.dumps(row).encode()).hexdigest()[:16] for name, row in rows.items()}
 
     def fingerprint(self) -> str:
@@ -296,11 +312,13 @@ def run_demo(args: argparse.Namespace) -> None:
 
 
 def run_check(args: argparse.Namespace) -> None:
-    report = check_dataset(args.check, args.num_frames, args.target_fps, args.caption_encoding)
+    columns = (args.video_column, args.caption_column)
+    report = check_dataset(args.check, args.num_frames, args.target_fps, args.caption_encoding, columns)
     print_check(args.check, report)
     if not report["ok"]:
         raise DataError(f"{printable(args.check)}: no video is usable for training, see above")
     names = ("num_frames", "frame_size", "target_fps", "resize_mode", "caption_encoding")
+    names += ("video_column", "caption_column", "trigger_word")
     settings = {name: getattr(args, name) for name in names}
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # the report has been printed

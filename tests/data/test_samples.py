@@ -17,7 +17,7 @@ from video_dataset import TextVideoDataset
 def test_sample_has_the_documented_shape_range_and_types(demo_dir):
     dataset = load(demo_dir, frame_size=(32, 24))
     sample = dataset[3]
-    assert len(dataset) == 12 and dataset.captions()[3].split() == dataset.items[3][1].split()
+    assert len(dataset) == 12 and dataset.captions()[3].split() == dataset.items[3][1][0].split()
     assert sample["video"].shape == (3, 8, 32, 24) and sample["video"].dtype == torch.float32
     assert -1 <= sample["video"].min() < -0.5 and sample["video"].max() <= 1
     assert sample["index"] == 3 and sample["path"].endswith("clip_00003.mp4") and isinstance(sample["text"], str)

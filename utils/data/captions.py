@@ -3,12 +3,8 @@
 import codecs
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from utils.cli import printable
-
-if TYPE_CHECKING:
-    pass
 from utils.data.errors import CaptionError, DataError
 
 MAX_CAPTION_BYTES = 64 * 1024
@@ -29,13 +25,18 @@ def read_caption(path: Path, encoding: str = "utf-8-sig") -> str:
 
     A byte order mark overrides `encoding`. Raises CaptionError naming file, byte and remedy.
     """
+    return " ".join(decoded(path, encoding).replace("\0", "").split())
+
+
+def decoded(path: Path, encoding: str) -> str:
+    """A file's text; a byte order mark overrides `encoding`. Raises CaptionError naming file, byte and remedy."""
     data = path.read_bytes()
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
     elif data.startswith(codecs.BOM_UTF8):
         encoding = "utf-8-sig"
     try:
-        text = data.decode(encoding)
+        return data.decode(encoding)
     except UnicodeError as error:
         where = getattr(error, "start", 0)
         name = "UTF-8" if encoding == "utf-8-sig" else encoding
@@ -44,7 +45,6 @@ def read_caption(path: Path, encoding: str = "utf-8-sig") -> str:
             f"{printable(path)}: byte {where} (0x{data[where]:02x}) is not {name} text; "
             f"save it as UTF-8 or pass --caption_encoding {remedy}"
         ) from None
-    return " ".join(text.replace("\0", "").split())
 
 
 # What a mirror does to words. (?<![A-Za-z]) rather than \b, so that the "left" of left_arrow is a word as well.

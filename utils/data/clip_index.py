@@ -1,6 +1,7 @@
 """Which clips of a data folder are usable: its videos, the captions that belong to them, and what is wrong with either.
 
-A data folder holds videos/<stem>.<any video extension> and captions/<stem>.txt. What is learned about the videos is
+A data folder holds videos/<stem>.<any video extension> and captions/<stem>.txt, or both side by side, or a table
+(caption_table.py). What is learned about the videos is
 kept in <data_dir>/.video_index.json, so that each file is opened once.
 """
 
@@ -10,6 +11,7 @@ import stat
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,34 +29,51 @@ if TYPE_CHECKING:
 
 INDEX_FILE, INDEX_VERSION = ".video_index.json", 2
 NO_CAPTION, EMPTY_CAPTION = "no caption", "empty caption"
+LAYOUT = (
+    "expected <data_dir>/videos/*.mp4 with <data_dir>/captions/<same name>.txt, or clip.mp4 beside clip.txt, "
+    "or a table, metadata.csv say"
+)
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A video file with its caption, or with the reason why it has none."""
+    """A video file with its captions, or with the reason why it has none."""
 
     path: Path
-    text: str
+    texts: tuple[str, ...]
     problem: str = ""
     fatal: bool = False  # a caption that cannot be decoded stops training: skipping it would hide a wrong encoding
 
 
-def find_clips(data_dir: Path, encoding: str) -> tuple[list[Clip], list[str]]:
-    """Every video of data_dir in natural order with its caption, and the names of captions without a video.
+def find_clips(
+    data_dir: Path, encoding: str, columns: tuple[str | None, str | None] = (None, None)
+) -> tuple[list[Clip], list[str]]:
+    """Every video of data_dir in natural order with its captions, and the names of captions without a video.
 
-    Raises MissingData for missing folders or no videos, DataError for two videos that share a caption.
+    columns: of a table, for the file and for the caption. Raises MissingData for missing folders or no videos,
+    DataError for two videos that share a caption or a table that cannot be read.
     """
+    from utils.data.caption_table import find_table, read_table
     from utils.data.find_videos import find_videos
 
     check_encoding(encoding)
     videos, captions = data_dir / "videos", data_dir / "captions"
-    layout = "expected <data_dir>/videos/*.mp4 with <data_dir>/captions/<same name>.txt"
-    for folder in (data_dir, videos):
-        if not folder.is_dir():
-            raise MissingData(f"{printable(folder)}: no such folder; {layout} (python video_dataset.py writes a demo)")
+    if not data_dir.is_dir():
+        raise MissingData(f"{printable(data_dir)}: no such folder; {LAYOUT} (python video_dataset.py writes a demo)")
+    if not captions.is_dir() and (table := find_table(data_dir)):
+        rows = read_table(table, encoding, *columns)
+        return [Clip(path, texts, "" if texts else NO_CAPTION) for path, texts in rows.items()], []
+    if any(columns):
+        raise DataError(f"{printable(data_dir)}: --video_column and --caption_column need a table, there is none in it")
+    if not videos.is_dir():
+        videos = data_dir
+    if not captions.is_dir():
+        captions = videos  # each beside its video
     paths = find_videos(videos)
     if not paths:
-        raise MissingData(f"{printable(videos)}: no video files in it; {layout}")
+        raise MissingData(
+            f"{printable(videos)}: no video files in it; {LAYOUT} (python video_dataset.py writes a demo)"
+        )
     by_stem = {}
     for path in paths:
         other = by_stem.setdefault(path.stem, path)
@@ -64,31 +83,30 @@ def find_clips(data_dir: Path, encoding: str) -> tuple[list[Clip], list[str]]:
                 "rename or remove one of them"
             )
     files = {}
-    if captions.is_dir():
-        with os.scandir(captions) as entries:
-            for entry in entries:
-                if entry.name.lower().endswith(".txt") and not entry.name.startswith("."):
-                    files[entry.name[:-4]] = Path(entry.path)
+    with os.scandir(captions) if captions.is_dir() else nullcontext(()) as entries:
+        for entry in entries:
+            if entry.name.lower().endswith(".txt") and not entry.name.startswith("."):
+                files[entry.name[:-4]] = Path(entry.path)
+    clips = [_captioned(path, files.get(path.stem), encoding) for path in paths]
+    return clips, sorted(files[stem].name for stem in files.keys() - by_stem.keys())
 
-    def caption_of(path: Path) -> Clip:
-        file = files.get(path.stem)
-        try:
-            status = file and file.stat()
-        except OSError:  # broken link
-            status = None
-        if status is None or not stat.S_ISREG(status.st_mode):
-            return Clip(path, "", NO_CAPTION)
-        if status.st_size > MAX_CAPTION_BYTES:
-            return Clip(path, "", "caption file over 64 KB")
-        try:
-            text = read_caption(file, encoding)
-        except CaptionError as error:
-            return Clip(path, "", str(error), fatal=True)
-        except OSError as error:
-            return Clip(path, "", f"{printable(file)}: {error.strerror}; make it readable", fatal=True)
-        return Clip(path, text, "" if text else EMPTY_CAPTION)
 
-    return [caption_of(path) for path in paths], sorted(files[stem].name for stem in files.keys() - by_stem.keys())
+def _captioned(path: Path, file: Path | None, encoding: str) -> Clip:
+    try:
+        status = file and file.stat()
+    except OSError:  # broken link
+        status = None
+    if status is None or not stat.S_ISREG(status.st_mode):
+        return Clip(path, (), NO_CAPTION)
+    if status.st_size > MAX_CAPTION_BYTES:
+        return Clip(path, (), "caption file over 64 KB")
+    try:
+        text = read_caption(file, encoding)
+    except CaptionError as error:
+        return Clip(path, (), str(error), fatal=True)
+    except OSError as error:
+        return Clip(path, (), f"{printable(file)}: {error.strerror}; make it readable", fatal=True)
+    return Clip(path, (text,), "") if text else Clip(path, (), EMPTY_CAPTION)
 
 
 class VideoIndex:
@@ -125,7 +143,7 @@ class VideoIndex:
         except VideoError as error:
             return str(error)
         except FileNotFoundError:
-            return "broken link"
+            return "broken link" if os.path.islink(path) else "no such file"
         except OSError as error:
             return f"cannot be read: {error.strerror}"
         self.infos[key] = (status.st_size, status.st_mtime_ns, info)
@@ -174,13 +192,14 @@ def usable_clips(
     missing_caption: str,
     encoding: str,
     max_samples: int | None,
-) -> tuple[list[tuple["VideoInfo", str]], dict]:
-    """The first max_samples clips that training can use, as (VideoInfo, caption), and a report of what was skipped.
+    columns: tuple[str | None, str | None] = (None, None),
+) -> tuple[list[tuple["VideoInfo", tuple[str, ...]]], dict]:
+    """The first max_samples clips that training can use, as (VideoInfo, captions), and a report of what was skipped.
 
     Raises what find_clips raises, CaptionError for text in another encoding, and DataError for captions missing under
     missing_caption "error" or if no clip is left.
     """
-    clips, orphans = find_clips(data_dir, encoding)
+    clips, orphans = find_clips(data_dir, encoding, columns)
     if fatal := next((clip for clip in clips if clip.fatal), None):
         raise CaptionError(fatal.problem)
     tolerated = ("", NO_CAPTION, EMPTY_CAPTION) if missing_caption == "empty" else ("",)
@@ -206,7 +225,7 @@ def usable_clips(
             longest = max(longest, info.frames)
             skipped[too_short(num_frames, target_fps)].append(clip.path.name)
             continue
-        items.append((info, clip.text))
+        items.append((info, clip.texts or ("",)))
         if len(items) == max_samples:
             break
     results.close()  # saves the index when max_samples ended the loop

@@ -27,6 +27,7 @@ def check_dataset(
     num_frames: int = 16,
     target_fps: float | None = None,
     caption_encoding: str = "utf-8-sig",
+    columns: tuple[str | None, str | None] = (None, None),
 ) -> dict:
     """Look for corrupt, short, static, duplicate and caption-less clips; writes data_dir/dataset_report.json.
 
@@ -36,7 +37,7 @@ def check_dataset(
     """
     from tqdm import tqdm
 
-    clips, orphans = find_clips(data_dir, caption_encoding)
+    clips, orphans = find_clips(data_dir, caption_encoding, columns)
     infos = list(probe_all(data_dir, [clip.path for clip in clips], decode=True))
     findings, notes, same, usable = defaultdict(list), {}, defaultdict(list), 0
     readable = [(clip, info) for clip, info in zip(clips, infos, strict=True) if not isinstance(info, str)]
@@ -62,7 +63,7 @@ def check_dataset(
             same[digest].append(name)
     report = {
         "videos": len(clips),
-        "ignored": len(os.listdir(data_dir / "videos")) - len(clips),
+        "ignored": max(0, _count(data_dir / "videos") - len(clips)),
         "ok": usable,
         "findings": dict(findings),
         "duplicates": [names for names in same.values() if len(names) > 1],
@@ -71,6 +72,10 @@ def check_dataset(
     }
     write_text(data_dir / "dataset_report.json", json.dumps(report, indent=2) + "\n")
     return report
+
+
+def _count(folder: Path) -> int:
+    return len(os.listdir(folder)) if folder.is_dir() else 0
 
 
 def clip_content(info: "VideoInfo") -> tuple[float, str]:
