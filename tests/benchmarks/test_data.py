@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import measure
-from benchmarks.data import loading, per_core, prepare, startup
+from benchmarks.data import loading, per_core, prepare, reading, startup
 from tests.clips import cut, damage, encode, moving_clip
 from utils.decoding import probe, source
 from utils.decoding.probe import probe_video
@@ -69,6 +69,17 @@ def test_what_a_core_delivers_is_counted_with_and_without_the_cache(results, mon
     rows = json.loads((results / "per_core.json").read_text())["clips_per_core_and_second"]
     assert rows["short"]["cached"] > rows["short"]["read"] > rows["long"]["read"] > 0
     assert rows["long"]["cached"] is None and "| long |" in capsys.readouterr().out
+
+
+def test_reading_is_compared_with_opencv_frame_for_frame(results, monkeypatch, capsys):
+    monkeypatch.setattr(reading, "FILES", {"small": (64, 96, 12)})
+    seen, opencv = [], reading.opencv
+    monkeypatch.setattr(reading, "opencv", lambda *wanted: seen.append(wanted[1:]) or opencv(*wanted))
+    reading.main(reading.parse_args(["--seconds", "2", "--windows", "2", "--repeats", "2"]))
+    found = json.loads((results / "reading.json").read_text())["ours_to_opencv"]["small"]
+    assert seen[:2] == [(0, 48)] * 2 and len(seen) == 2 + 2 * 2 and all(count == 16 for _, count in seen[2:])
+    assert found.keys() == {"frames", "windows", "index"} and found["index"]["processor"] > 1
+    assert "| small |" in capsys.readouterr().out
 
 
 def test_the_naive_reader_gives_the_samples_that_training_wants(tmp_path, monkeypatch):
