@@ -182,7 +182,7 @@ def sampler(variant: Variant, pipeline, clip: Clip, num_inference_steps: int, de
     from PIL import Image
 
     import infer_svd
-    from models.svd.memory import use_one_token_attention
+    from models.svd.memory import cast, use_one_token_attention
 
     pixels = np.random.default_rng(0).integers(0, 256, (clip.height, clip.width, 3), dtype=np.uint8)
     image, dtype = Image.fromarray(pixels), getattr(torch, variant.dtype)
@@ -195,7 +195,9 @@ def sampler(variant: Variant, pipeline, clip: Clip, num_inference_steps: int, de
         pipeline.to(device, dtype)
         settings |= {"decode_chunk_size": variant.chunk, "output_type": "np"}
         return lambda: np.rint(pipeline(image, **settings, generator=generator()).frames[0] * 255).astype(np.uint8)
-    infer_svd.place(pipeline, dtype, variant.offload, torch.device(device))
+    for part in (pipeline.unet, pipeline.vae, pipeline.image_encoder):
+        cast(part, dtype)
+    infer_svd.place(pipeline, variant.offload, torch.device(device))
     use_one_token_attention(pipeline.unet, variant.one_token)
     return lambda: infer_svd.sample(pipeline, image, settings, variant.chunk, generator())
 

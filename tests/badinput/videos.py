@@ -38,13 +38,13 @@ def v4(place: Place) -> str:
 
 @row("V5", "behind a bad packet reading goes on, it is told, and no window crosses the gap")
 def v5(place: Place) -> str:
-    path = damage(place.clip("a.mp4", moving_clip(40), options={"bf": "0", "g": "10"}), 21)
-    info = probe_video(path)
+    options = {"bf": "0", "g": "10", "x264-params": "scenecut=0"}
+    info = probe_video(damage(place.clip("a.mp4", moving_clip(40), options=options), 21))
     starts = window_starts(info, 4, None)
-    assert (info.frames, info.gaps) == (39, (21,)) and not set(range(18, 21)) & set(starts.tolist())
+    assert (info.frames, info.gaps) == (31, (21,)) and not set(range(18, 21)) & set(starts.tolist())
     report, outcome = place.check()
-    outcome.done("1 undecodable packet", "header says 40 frames, 39 decode")
-    return f"39 of 40 frames, gap before frame {info.gaps[0]}, noted"
+    outcome.done("1 undecodable packet", "8 damaged frames left out", "header says 40 frames, 31 decode")
+    return f"31 of 40 frames, up to the next key frame none, gap before frame {info.gaps[0]}, noted"
 
 
 @row("V6", "a header that counts too many frames is not believed")
@@ -131,12 +131,11 @@ def v16(place: Place) -> str:
     return place.kept(place.clip("a.mp4", codec="libx265", options=options), moving_clip(8))
 
 
-@row("V17", "AV1 is read, by PyAV where OpenCV opens it and yields nothing")
+@row("V17", "AV1 is read")
 def v17(place: Place) -> str:
     if not has_encoder("libsvtav1"):
         raise NotRun("this PyAV cannot encode AV1")
-    path = place.clip("a.mp4", codec="libsvtav1")
-    return place.kept(path, moving_clip(8)) + f", read by {probe_video(path).reader}"
+    return place.kept(place.clip("a.mp4", codec="libsvtav1"), moving_clip(8))
 
 
 @row("V18", "a GIF is read; one of a single frame is too short")

@@ -1,5 +1,6 @@
 """Which clips of a folder are used, and why not the others."""
 
+import json
 import os
 from pathlib import Path
 
@@ -165,3 +166,15 @@ def test_data_flags_build_the_dataset(demo_dir, capsys):
         with pytest.raises(SystemExit):
             parser.parse_args([*flags, *bad])
         assert bad[0] in capsys.readouterr().err
+
+
+def test_an_index_is_saved_on_the_way_so_that_a_killed_pass_is_not_in_vain(tmp_path, monkeypatch):
+    for name in "abc":
+        add_clip(tmp_path, name, ramp(8))
+    monkeypatch.setattr(clip_index, "SAVE_EVERY_S", 0)
+    monkeypatch.setattr(clip_index.os, "cpu_count", lambda: 1)
+    paths = sorted((tmp_path / "videos").iterdir()) * 8  # two chunks of 16
+    results = clip_index.probe_all(tmp_path, paths)
+    for _ in range(17):
+        next(results)
+    assert len(json.loads((tmp_path / ".video_index.json").read_text())["videos"]) == 3  # and it never came to an end

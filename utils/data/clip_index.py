@@ -8,6 +8,7 @@ kept in <data_dir>/.video_index.json, so that each file is opened once.
 import json
 import os
 import stat
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 # NumPy and PyAV come with utils.decoding, which is imported where it is used: --help answers at once.
 
+SAVE_EVERY_S = 30
 INDEX_FILE, INDEX_VERSION = ".video_index.json", 2
 NO_CAPTION, EMPTY_CAPTION = "no caption", "empty caption"
 LAYOUT = (
@@ -170,7 +172,7 @@ def probe_all(data_dir: Path, paths: list[Path], decode: bool = False) -> Iterat
     from tqdm import tqdm
 
     index = VideoIndex(data_dir, decode)
-    threads = min(8, os.cpu_count() or 1)
+    threads, saved = min(8, os.cpu_count() or 1), time.monotonic()
     try:
         with (
             ThreadPoolExecutor(threads) as pool,
@@ -180,6 +182,9 @@ def probe_all(data_dir: Path, paths: list[Path], decode: bool = False) -> Iterat
                 for result in pool.map(index.probe, paths[first : first + 16 * threads]):
                     bar.update()
                     yield result
+                if time.monotonic() - saved > SAVE_EVERY_S:  # a killed pass keeps what it learned
+                    index.save()
+                    saved = time.monotonic()
     finally:
         index.save()  # an interrupted pass keeps what it learned
 

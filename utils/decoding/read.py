@@ -20,6 +20,7 @@ from utils.decoding.source import Source, number_of
 from utils.decoding.video_info import VideoError, VideoInfo
 
 SEEK_FROM = 64  # below this index, decoding from the start costs about as much as a seek
+WHOLE_PICTURES = (PictureType.I, PictureType.NONE)  # none: of codecs that know no other
 MOST_SEEKS = 8  # that are tried, each to an earlier key frame
 
 
@@ -151,7 +152,7 @@ def _from_key_frame(
     sought = False
     for packet in chain([key], packets):
         for frame in _decoded(source, packet, begin=key.pts):
-            sought = sought or (frame.pts == key.pts and frame.pict_type == PictureType.I)
+            sought = sought or (frame.pts == key.pts and frame.pict_type in WHOLE_PICTURES)
             if not sought:
                 raise VideoError("its key frames are none")
             yield _index_of(frame.pts * source.time_base, info), frame

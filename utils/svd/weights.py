@@ -97,14 +97,18 @@ def add_adapters(unet, folder: Path, flag: str = "--lora"):
 
     Raises UserError if they are not there, no LoRA in safetensors, or belong to another network.
     """
-    from peft import PeftConfig, PeftModel
+    from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
 
     try:
-        require_numbers(load_file(folder / ADAPTERS))
-        kind = PeftConfig.from_pretrained(folder).peft_type
-        if kind != "LORA":
-            raise ValueError(f"it is no LoRA but {kind}")
-        return PeftModel.from_pretrained(unet, folder, local_files_only=True).merge_and_unload()
+        tensors = load_file(folder / ADAPTERS)  # and never the pickle that peft would look for next
+        require_numbers(tensors)
+        config = PeftConfig.from_pretrained(folder)
+        if config.peft_type != "LORA":
+            raise ValueError(f"it is no LoRA but {config.peft_type}")
+        wrapped = get_peft_model(unet, config)
+        if unknown := set_peft_model_state_dict(wrapped, tensors).unexpected_keys:
+            raise ValueError(f"the U-Net has no {unknown[0]}")
+        return wrapped.merge_and_unload()
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
