@@ -17,6 +17,7 @@ import os
 import random
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,7 +28,10 @@ from utils.data.clip_index import by_remark, listed, usable_clips
 from utils.data.data_check import check_dataset, print_check, save_contact_sheet
 from utils.data.errors import CaptionError, DataError
 from utils.data.readable import ReadableClips, UnreadableClip
-from utils.video.frame_windows import window
+from utils.video.frame_windows import window, window_starts
+
+if TYPE_CHECKING:
+    from utils.decoding.video_info import VideoInfo
 
 # torch, OpenCV and PyAV are imported where they are used: --help answers at once, and a Dataset needs no base class.
 
@@ -99,6 +103,7 @@ class TextVideoDataset(ReadableClips):
         self.resize_mode, self.short_clips, self.missing_caption = resize_mode, short_clips, missing_caption
         self.caption_encoding = "utf-8-sig" if caption_encoding.lower() in ("utf-8", "utf8") else caption_encoding
         self.cache_bytes, self.cached_bytes, self.cache = cache_bytes, 0, {}
+        self.decoded, self.unkept = {}, set()  # of clips that were only counted: what decoding says; damaged ones
         self.rng = np.random.default_rng(seed)
         self.coin = random.Random(seed)  # of _frames: it must not draw from what decides the samples
         self._check_arguments(val_fraction, max_samples)
@@ -162,8 +167,35 @@ class TextVideoDataset(ReadableClips):
 
     # -------------------------------------------------------------------------------------------------- samples
 
-    def _frames(self, index: int, window: np.ndarray) -> np.ndarray:
-        """Resized frames of one window, (T, H', W', 3) uint8, through the cache of whole clips.
+    def _frames(self, index: int, position: float) -> np.ndarray:
+        """Resized frames of the window at `position` in [0, 1) of a clip, (T, H', W', 3) uint8.
+
+        Of a clip whose frames were only counted and that turns out damaged there: the window at that position of what
+        decodes, whichever process asks.
+        """
+        info, how = self.items[index][0], (self.num_frames, self.target_fps)
+        try:
+            return self._read(index, info, window(info, *how, self.short_clips, position))
+        except UnreadableClip:
+            info = info if info.verified else self._decoded(index)
+            if info is None or info is self.items[index][0] or not len(window_starts(info, *how)):
+                raise
+            return self._read(index, info, window(info, *how, self.short_clips, position))
+
+    def _decoded(self, index: int) -> "VideoInfo | None":
+        """What decoding a whole clip says of it; None if it is no video any more."""
+        from utils.decoding.probe import probe_video
+        from utils.decoding.video_info import VideoError
+
+        if index not in self.decoded:
+            try:
+                self.decoded[index] = probe_video(self.path(index))
+            except (VideoError, OSError):
+                self.decoded[index] = None
+        return self.decoded[index]
+
+    def _read(self, index: int, info: "VideoInfo", window: np.ndarray) -> np.ndarray:
+        """Resized frames of one window, through the cache of whole clips.
 
         resize_mode "crop" keeps here what the crop will cut off, so that the cut can differ each time.
         """
@@ -172,9 +204,9 @@ class TextVideoDataset(ReadableClips):
         from utils.decoding.read import iter_frames
         from utils.video.frames import resize_frames
 
-        if index in self.cache:
+        known = info is self.items[index][0]
+        if known and index in self.cache:
             return self.cache[index][window]
-        info = self.items[index][0]
         height, width, mode = self.height, self.width, self.resize_mode
         if mode == "crop":
             scale = max(height / info.height, width / info.width)
@@ -183,14 +215,19 @@ class TextVideoDataset(ReadableClips):
         # To decode a long clip takes as long as many windows of it. If each clip that fits were kept at its first
         # window, the first pass would stall training; so a window that is 1/n of its clip keeps it once in n times.
         keep = (
-            size <= self.cache_bytes - self.cached_bytes
+            known
+            and size <= self.cache_bytes - self.cached_bytes
             and info.frames * info.height * info.width * 3 <= DECODE_BYTES
+            and index not in self.unkept
             and self.coin.random() * info.frames < np.ptp(window) + 1
         )
         wanted, position = (np.arange(info.frames), window) if keep else np.unique(window, return_inverse=True)
         try:
             frames = [resize_frames(frame[None], height, width, mode)[0] for frame in iter_frames(info, wanted)]
         except (ValueError, OSError, cv2.error) as error:
+            if keep:  # the window itself may be whole, and what is kept must not decide what is seen
+                self.unkept.add(index)
+                return self._read(index, info, window)
             began = "readable" if info.verified else "counted, not decoded (video_dataset.py --check decodes all),"
             raise UnreadableClip(f"{printable(info.path)}: {error}; it was {began} when training began") from error
         frames = np.stack(frames)
@@ -220,7 +257,7 @@ class TextVideoDataset(ReadableClips):
             text = texts[np.random.default_rng([self.seed, int(epoch), index, 0xCA9]).integers(len(texts))]
 
         position, *anchor, coin = self.rng.random(4) if augment else (0.5, 0.5, 0.5, 1.0)
-        frames = self._frames(index, window(info, self.num_frames, self.target_fps, self.short_clips, position))
+        frames = self._frames(index, position)
         if self.resize_mode == "crop":
             slack = np.subtract(frames.shape[1:3], (self.height, self.width))
             top, left = np.rint(slack * anchor).astype(int)

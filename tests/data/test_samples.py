@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.clips import damage, encode
 from tests.data.folders import add_clip, demo, load, numbers, ramp
 from utils.data import shapes
 from utils.data.captions import swap_left_right
@@ -194,3 +195,18 @@ def test_a_wrong_hook_is_named(demo_dir, hook, result):
     dataset = type("Mine", (TextVideoDataset,), {hook: lambda self, _: result})(demo_dir, 8, 32)
     with pytest.raises(ValueError, match=f"Mine.{hook}"):
         dataset[0]
+
+
+def test_a_counted_clip_that_is_damaged_gives_what_decodes_whatever_is_kept(tmp_path):
+    path = add_clip(tmp_path, "a", ramp(24), fps=8)
+    encode(path, ramp(24), options={"g": "6", "bf": "0", "x264-params": "scenecut=0"}, fps=8)
+    damage(path, 15)  # frames 15 to 17 are lost, the next key frame is frame 18
+    always, never = load(tmp_path, num_frames=4), load(tmp_path, num_frames=4, cache_bytes=0)
+    always.coin.random = lambda: 0.0
+    seen = set()
+    for epoch in range(30):
+        kept, read = (numbers(dataset[epoch, 0]["video"]) for dataset in (always, never))
+        assert kept == read and not set(read) & {15, 16, 17}
+        assert read == list(range(read[0], read[0] + 4))
+        seen |= set(read)
+    assert not always.items[0][0].verified and not always.cache and {14, 23} <= seen
