@@ -178,7 +178,7 @@ def start_worker() -> None:
 
 
 def print_summary(output_dir: Path, rows: list[dict], missing: int) -> None:
-    from utils.data.clip_index import listed
+    from utils.data.clip_index import by_remark, listed
 
     kept, rejected = [row for row in rows if "folder" in row], defaultdict(list)
     for row in rows:
@@ -191,6 +191,8 @@ def print_summary(output_dir: Path, rows: list[dict], missing: int) -> None:
     print("".join(f"  {listed(sources, reason)}\n" for reason, sources in most[:10]), end="")
     if len(most) > 10:
         print(f"  and {len(most) - 10} more reasons, see report.html")
+    notes = by_remark({row["source"]: row.get("notes", ()) for row in rows})
+    print("".join(f"  {listed(sources, f'note: {note}')}\n" for note, sources in list(notes.items())[:10]), end="")
     if missing:
         print(f"{missing} videos are still to be done, by other shards or without --max_samples")
 

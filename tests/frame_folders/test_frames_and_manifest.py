@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
+from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 
 from tests.clips import damage, encode, panning_clip
+from tests.decoding.making import write, yuv_frame
 from tests.frame_folders.preparing import frames_of, manifest, prepare
 from utils.decoding.probe import probe_video
 from utils.decoding.read import read_frames
@@ -177,3 +179,11 @@ def test_scenes_become_clips_without_a_cut(tmp_path):
     assert rows[1]["rejected"] == "fewer than 8 frames"
     expected = read_frames(probe_video(video), range(23, 45))
     assert np.array_equal(frames_of(output / "video_0001_003"), expected)
+
+
+def test_what_was_done_to_the_pixels_is_printed(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    frames = [yuv_frame("yuv420p", [16 + 8 * n, 128, 128]) for n in range(8)]
+    write(tmp_path / "in" / "wide.mp4", frames, "libx264", sample_aspect_ratio=Fraction(2))
+    prepare(tmp_path / "in", tmp_path / "out", "--keep", "static", "black")
+    assert "1 x note: its pixels are not square: 64x64 is shown as 128x64: wide.mp4" in capsys.readouterr().out
