@@ -187,12 +187,15 @@ def print_summary(output_dir: Path, rows: list[dict], missing: int) -> None:
     print(f"{printable(output_dir)}: {len(kept)} clips, {sum(row['frames'] for row in kept)} frames")
     if rejected:
         print(f"{len(rows) - len(kept)} rejected:")
-    most = sorted(rejected.items(), key=lambda item: -len(item[1]))
-    print("".join(f"  {listed(sources, reason)}\n" for reason, sources in most[:10]), end="")
-    if len(most) > 10:
-        print(f"  and {len(most) - 10} more reasons, see report.html")
     notes = by_remark({row["source"]: row.get("notes", ()) for row in rows})
-    print("".join(f"  {listed(sources, f'note: {note}')}\n" for note, sources in list(notes.items())[:10]), end="")
+    for kind, found in (
+        ("reasons", rejected),
+        ("notes", {f"note: {note}": sources for note, sources in notes.items()}),
+    ):
+        most = sorted(found.items(), key=lambda item: -len(item[1]))
+        print("".join(f"  {listed(sources, reason)}\n" for reason, sources in most[:10]), end="")
+        if len(most) > 10:
+            print(f"  and {len(most) - 10} more {kind}, see report.html")
     if missing:
         print(f"{missing} videos are still to be done, by other shards or without --max_samples")
 

@@ -11,6 +11,7 @@ from tests.decoding.making import write, yuv_frame
 from tests.decoding.reading import assert_looks_like, read_all
 from utils.decoding.probe import probe_video
 from utils.decoding.read import read_frames
+from utils.decoding.video_info import VideoError
 
 BRIGHT, DARK = 235, 16  # limited range
 
@@ -184,6 +185,16 @@ def test_telecined_film_is_named_and_video_is_not(tmp_path):
     ):
         info = probe_video(write(tmp_path / f"{name}.mp4", frames, "libx264", {"x264-params": "tff=1"}, fps=30))
         assert any(note.startswith("telecined film") for note in info.notes) == film, name
+
+
+def test_fields_that_cannot_be_made_progressive_are_an_error_and_never_a_picture(tmp_path):
+    """bwdif refuses frames of fewer than three columns."""
+    narrow = [marked(yuv_frame("yuv444p", [np.full((16, 2), 90, np.uint8), 128, 128]), "tff") for _ in range(4)]
+    path = write(tmp_path / "a.mkv", narrow, "ffv1", {}, fps=25)
+    info = probe_video(path)
+    assert info.interlaced
+    with pytest.raises(VideoError, match="interlaced yuv444p frames of 2x16 cannot be made progressive"):
+        read_frames(info, [1])
 
 
 def test_a_damaged_interlaced_file_keeps_what_is_whole(tmp_path):

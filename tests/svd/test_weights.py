@@ -6,7 +6,7 @@ import torch
 from diffusers import StableVideoDiffusionPipeline
 from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import infer_svd
 from models.svd.memory import cast
@@ -55,6 +55,14 @@ def test_adapters_of_others_are_merged_and_a_whole_pipeline_is_written(pipeline_
     merged = StableVideoDiffusionPipeline.from_pretrained(tmp_path / "merged").unet.state_dict()
     for name, value in theirs.merge_and_unload().state_dict().items():
         torch.testing.assert_close(merged[name], value)
+
+    tensors = load_file(tmp_path / "theirs" / "adapter_model.safetensors")
+    first = next(iter(tensors))
+    fewer = {name: tensor for name, tensor in tensors.items() if name != first}
+    for wrong in ({}, fewer, tensors | {"base_model.model.x.weight": tensors[first].clone()}):
+        save_file(wrong, tmp_path / "theirs" / "adapter_model.safetensors")
+        with pytest.raises(UserError, match="--lora: the adapters in .*theirs cannot be used"):
+            infer_svd.main(infer_svd.parse_args(list(map(str, flags))))
 
     (tmp_path / "theirs" / "adapter_model.safetensors").rename(tmp_path / "theirs" / "adapter_model.bin")
     with pytest.raises(UserError, match="--lora: the adapters in .*theirs cannot be used"):

@@ -1,8 +1,7 @@
 """Which clips of a data folder are usable: its videos, the captions that belong to them, and what is wrong with either.
 
 A data folder holds videos/<stem>.<any video extension> and captions/<stem>.txt, or both side by side, or a table
-(caption_table.py). What is learned about the videos is
-kept in <data_dir>/.video_index.json, so that each file is opened once.
+(caption_table.py). What is learned about the videos is kept in <data_dir>/.video_index.json: a file is opened once.
 """
 
 import json

@@ -2,7 +2,7 @@
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import av
 from av.filter import Graph
@@ -17,7 +17,8 @@ Numbered = tuple[int, av.VideoFrame]
 class FilterGraph:
     """FFmpeg's filters for frames that may change their format on the way.
 
-    add_filters(graph, source, frame): appends to the graph what such frames need, and returns the last filter.
+    add_filters(graph, source, frame): appends to the graph what such frames need, and returns the last filter. Raises
+    VideoError for frames that the filters refuse.
     """
 
     def __init__(self, add_filters):
@@ -30,28 +31,39 @@ class FilterGraph:
         self.kind, graph = _kind(frame), Graph()
         graph.threads = 1
         width, height, layout, matrix, value_range, _ = self.kind
-        self.source = graph.add(
-            "buffer",
-            video_size=f"{width}x{height}",
-            pix_fmt=layout,
-            time_base="1/1",
-            pixel_aspect="1/1",
-            colorspace=str(matrix),
-            range=str(value_range),
-        )
-        self.sink = graph.add("buffersink")
-        self.add_filters(graph, self.source, frame).link_to(self.sink)
-        graph.configure()
+        with self._refusals():
+            self.source = graph.add(
+                "buffer",
+                video_size=f"{width}x{height}",
+                pix_fmt=layout,
+                time_base="1/1",
+                pixel_aspect="1/1",
+                colorspace=str(matrix),
+                range=str(value_range),
+            )
+            self.sink = graph.add("buffersink")
+            self.add_filters(graph, self.source, frame).link_to(self.sink)
+            graph.configure()
         self.graph = graph
 
     def push(self, frame: av.VideoFrame | None) -> None:
-        self.source.push(frame)
+        with self._refusals():
+            self.source.push(frame)
 
     def pull(self) -> Iterator[av.VideoFrame]:
         """What has come out by now."""
-        with suppress(av.error.BlockingIOError, av.error.EOFError):
+        with self._refusals(), suppress(av.error.BlockingIOError, av.error.EOFError):
             while True:
                 yield self.sink.pull()
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except av.error.FFmpegError as error:
+            width, height, layout, *_ = self.kind
+            what = f"{layout} frames of {width}x{height}"
+            raise VideoError(f"interlaced {what} cannot be made progressive ({error}); re-encode it") from None
 
 
 def _kind(frame: av.VideoFrame) -> tuple:

@@ -131,7 +131,7 @@ class Scan:
             and None not in stamps
             and len(set(stamps)) == len(stamps)
             and (self.codec in REORDERING_CODECS or sorted(stamps) == stamps)
-            and self.keyed[0] == 0
+            and self.keyed[:1] == [0]
             and stamps[0] == min(stamps) == self.ticks[0]  # nothing is shown before the first key frame
         )
 

@@ -183,7 +183,7 @@ def _shown_stream(container: av.container.InputContainer) -> tuple[int, list[str
     if len(videos) == 1:
         return videos[0].index, []
     packets = Counter()
-    with suppress(av.error.FFmpegError):
+    with suppress(av.error.FFmpegError, IndexError):  # an index: of a stream that turns up on the way
         for n, packet in enumerate(container.demux(videos)):
             packets[packet.stream_index] += packet.size > 0
             if n >= PEEKED_PACKETS:

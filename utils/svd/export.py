@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from models.svd.memory import cast
 from utils.cli import UserError, printable, without_secrets
 from utils.files import write_text
 from utils.svd.pipeline import load_pipeline, save_pipeline
@@ -30,8 +31,6 @@ def export(args: argparse.Namespace, run_dir: Path, tensors: dict, lora: dict | 
         "motion_scores": sorted(round(clip.motion_score, 6) for clip in clips),
         "motion_bucket_ids": sorted(clip.motion_bucket_id for clip in clips),
     }
-    from models.svd.memory import cast
-
     if lora is not None:
         save_adapters(tensors, lora, args.pretrained_model_name, run_dir)
     elif args.save_trainable_only:

@@ -106,8 +106,11 @@ def add_adapters(unet, folder: Path, flag: str = "--lora"):
         if config.peft_type != "LORA":
             raise ValueError(f"it is no LoRA but {config.peft_type}")
         wrapped = get_peft_model(unet, config)
-        if unknown := set_peft_model_state_dict(wrapped, tensors).unexpected_keys:
-            raise ValueError(f"the U-Net has no {unknown[0]}")
+        result = set_peft_model_state_dict(wrapped, tensors)
+        if result.unexpected_keys:
+            raise ValueError(f"the U-Net has no {result.unexpected_keys[0]}")
+        if lacking := [name for name in result.missing_keys if "lora_" in name]:
+            raise ValueError(f"{ADAPTERS} lacks {lacking[0]} and {len(lacking) - 1} more")
         return wrapped.merge_and_unload()
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
