@@ -7,6 +7,8 @@ import pytest
 from tests.clips import damage, encode, moving_clip
 from tests.decoding.reading import assert_looks_like, read_all
 from utils.decoding.probe import probe_video
+from utils.decoding.read import read_frames
+from utils.decoding.video_info import VideoError
 
 
 @pytest.mark.parametrize("codec, name", [("libx264", "a.mp4"), ("libx264", "a.mkv"), ("mpeg4", "a.avi")])
@@ -39,3 +41,39 @@ def test_packets_that_the_container_lost_leave_a_gap_V5(tmp_path):
     path = encode(tmp_path / "a.mkv", moving_clip(40), options={"bf": "0", "g": "10"})
     info = probe_video(damage(path, 21, before=6))  # no packet is bad here: some are not found any more
     assert info.frames < 40 and info.gaps == (21,) and info.times is None
+
+
+def half_lost(path, packet: int):
+    """Overwrite the second half of a video packet: most decoders make some picture of what is left."""
+    with av.open(str(path)) as container:
+        hit = bytes(list(container.demux(video=0))[packet])
+    data, half = path.read_bytes(), len(hit) // 2
+    path.write_bytes(data.replace(hit, hit[:half] + b"\xff" * (len(hit) - half)))
+    return path
+
+
+def test_no_window_shows_what_leans_on_a_damaged_picture_that_comes_later(tmp_path):
+    """Two B pictures are shown before the P picture that they lean on: a window that ends with them ends before it."""
+    options = {"bf": "2", "g": "24", "x264-params": "b-adapt=0:scenecut=0:b-pyramid=0"}
+    path = encode(tmp_path / "a.mkv", moving_clip(24), options=options)
+    whole = read_all(path)[1]
+    info, lost = probe_video(half_lost(path, 4), decode=False), []
+    assert not info.verified and info.frames == 24
+    for n in range(24):
+        try:
+            assert np.array_equal(read_frames(info, [n])[0], whole[n]), n
+        except VideoError:
+            lost.append(n)
+    assert lost == list(range(4, 24))
+    assert probe_video(path).frames == 4
+
+
+@pytest.mark.parametrize(
+    ("codec", "name", "pix_fmt"),
+    [("mjpeg", "a.mov", "yuvj420p"), ("ffv1", "a.mkv", "yuv420p"), ("png", "a.mov", "rgb24")],
+)
+def test_a_picture_that_stands_alone_is_left_out_if_any_of_it_is_lost(tmp_path, codec, name, pix_fmt):
+    path = encode(tmp_path / name, moving_clip(12), codec, pix_fmt, options={"g": "1"})
+    whole = read_all(path)[1]
+    info, frames = read_all(half_lost(path, 5))
+    assert info.frames == 11 and info.gaps == (5,) and np.array_equal(frames, np.delete(whole, 5, 0))

@@ -56,6 +56,20 @@ def test_a_seek_that_lands_elsewhere_is_not_believed(tmp_path, monkeypatch):
     assert np.array_equal(read_frames(info, [100]), frames[[100]])
 
 
+def test_a_key_frame_that_is_none_is_not_believed(tmp_path):
+    """Some programs mark every packet as one. A decoder that begins there shows what it never got to know."""
+    right = encode(tmp_path / "right.mkv", moving_clip(120, 48, 64), "mpeg4", options={"g": "300"})
+    with av.open(str(right)) as source, av.open(str(tmp_path / "wrong.mkv"), "w") as output:
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream, packet.is_keyframe = stream, True
+                output.mux(packet)
+    info, frames = read_all(tmp_path / "wrong.mkv")
+    assert info.by_time and np.array_equal(frames, read_all(right)[1])
+    assert np.array_equal(read_frames(info, [100, 101]), frames[[100, 101]])
+
+
 def test_indices_may_repeat_but_must_ascend_and_exist(tmp_path):
     info, frames = read_all(encode(tmp_path / "a.mp4", moving_clip(8)))
     assert np.array_equal(read_frames(info, [2, 2, 5, 7, 7, 7]), frames[[2, 2, 5, 7, 7, 7]])

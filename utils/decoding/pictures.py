@@ -2,7 +2,7 @@
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from utils.decoding.hdr import TRANSFERS, to_sdr
 from utils.decoding.video_info import VideoError
@@ -32,16 +32,8 @@ class Pictures:
                 frame.colorspace = UNSPECIFIED
             hdr = TRANSFERS.get(frame.color_trc)
             layout = "rgb48le" if hdr else "rgba" if has_alpha(frame) else "rgb24"
-            picture = self.to_rgb.reformat(
-                frame,
-                width,
-                height,
-                layout,
-                interpolation=Interpolation.BICUBIC,
-                dst_color_range=ColorRange.JPEG,
-                threads=1,
-            )
-            pixels = picture.to_ndarray()
+            how = {"interpolation": Interpolation.BICUBIC, "threads": 1}
+            pixels = self.to_rgb.reformat(frame, width, height, layout, **how).to_ndarray()
         except (av.error.FFmpegError, OSError, ValueError, MemoryError) as error:
             what = UNKNOWN_MATRICES.get(frame.colorspace, f"the pixel format {frame.format.name}")
             raise VideoError(f"{what} cannot be converted to RGB ({error}); re-encode it") from None
