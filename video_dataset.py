@@ -340,7 +340,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def run_demo(args: argparse.Namespace) -> None:
-    from utils.data.demo_dataset import write_demo_dataset
+    from utils.demo_data.demo_dataset import write_demo_dataset
 
     names = ("output_dir", "num_clips", "num_frames", "frame_size", "fps", "seed", "hard", "overwrite")
     written = write_demo_dataset(**{name: getattr(args, name) for name in names})

@@ -48,7 +48,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     from benchmarks.measure import write_result
-    from utils.data.demo_dataset import write_demo_dataset
+    from utils.demo_data.demo_dataset import write_demo_dataset
 
     with tempfile.TemporaryDirectory() as temporary:
         folders = {"demo": Path(temporary, "demo"), "film": Path(temporary, "film")}

@@ -45,7 +45,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     from benchmarks.measure import write_result
-    from utils.data.demo_dataset import write_demo_dataset
+    from utils.demo_data.demo_dataset import write_demo_dataset
 
     helps = help_times(sorted(path.name for path in ROOT.glob("*.py")), args.help_repeats)
     with tempfile.TemporaryDirectory() as temporary:

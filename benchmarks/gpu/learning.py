@@ -19,7 +19,7 @@ LEAST = 20  # s of training, below which there is nothing to learn from it
 
 
 def measure(rows: Rows, tiny: bool, folder: Path) -> None:
-    from utils.data.demo_dataset import write_demo_dataset
+    from utils.demo_data.demo_dataset import write_demo_dataset
 
     data = folder / "hard"
     if tiny:

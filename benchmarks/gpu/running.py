@@ -24,7 +24,7 @@ def measure(rows: Rows, tiny: bool, folder: Path) -> None:
     import infer_svd
     import train_svd
     from tests.tiny_svd import tiny_svd_pipeline
-    from utils.data.demo_dataset import write_demo_dataset
+    from utils.demo_data.demo_dataset import write_demo_dataset
 
     # What everything below works on.
     preset, seconds, steps = ("tiny", 1.0, 3) if tiny else ("demo", 10.0, 20)
@@ -170,7 +170,7 @@ def step_of(preset: str, device: str):
     """A training step of a preset, the same on every device."""
     import train_text2video
     from benchmarks.measure import TrainingStep
-    from utils.data.shapes import benchmark_prompts
+    from utils.demo_data.shapes import benchmark_prompts
 
     flags = ["--preset", preset, "--data_dir", ".", "--mixed_precision", "no"]
     return TrainingStep(train_text2video.parse_args(flags), benchmark_prompts(16, False, False), device)

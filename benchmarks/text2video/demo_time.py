@@ -28,8 +28,8 @@ def main(args: argparse.Namespace) -> None:
     import train_text2video
     import video_dataset
     from benchmarks.measure import TrainingStep
-    from utils.data.demo_dataset import write_demo_dataset
-    from utils.data.shapes import benchmark_prompts
+    from utils.demo_data.demo_dataset import write_demo_dataset
+    from utils.demo_data.shapes import benchmark_prompts
     from utils.runs.run_folder import newest_step
 
     with tempfile.TemporaryDirectory() as folder:

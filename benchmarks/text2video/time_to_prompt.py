@@ -44,7 +44,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     from benchmarks.measure import RESULTS, hardware, write_result
-    from utils.data.demo_dataset import write_demo_dataset
+    from utils.demo_data.demo_dataset import write_demo_dataset
 
     with tempfile.TemporaryDirectory() as temporary:
         work = args.work_dir or Path(temporary)

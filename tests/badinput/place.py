@@ -95,7 +95,7 @@ class Shared:
     @cached_property
     def data(self) -> Path:
         """Eight demo clips of six frames, 32x32."""
-        from utils.data.demo_dataset import write_demo_dataset
+        from utils.demo_data.demo_dataset import write_demo_dataset
 
         with contextlib.redirect_stderr(io.StringIO()):
             write_demo_dataset(self.folder / "demo", num_clips=8, num_frames=6, frame_size=32)

@@ -9,7 +9,7 @@ import torch
 import train_text2video
 from benchmarks import measure
 from benchmarks.text2video import ablation, peers, sampling, scaling, time_to_prompt, train_step
-from utils.data.demo_dataset import write_demo_dataset
+from utils.demo_data.demo_dataset import write_demo_dataset
 
 
 def run(factor, variant, seed, right, samplings=("",)) -> dict:

@@ -8,9 +8,9 @@ import torch
 
 from tests.clips import damage, encode
 from tests.data.folders import add_clip, demo, load, numbers, ramp
-from utils.data import shapes
 from utils.data.captions import swap_left_right
 from utils.decoding.video_info import VideoInfo
+from utils.demo_data import shapes
 from utils.video.frame_windows import window
 from video_dataset import TextVideoDataset
 

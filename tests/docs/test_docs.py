@@ -22,8 +22,8 @@ from benchmarks.data import loading
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.text2video import ablation, sampling, time_to_prompt, train_step
 from tests.tiny_svd import tiny_svd_pipeline
-from utils.data.demo_dataset import write_demo_dataset
 from utils.decoding.probe import probe_video
+from utils.demo_data.demo_dataset import write_demo_dataset
 
 ROOT = Path(__file__).parents[2]
 ENGLISH = (

@@ -10,7 +10,7 @@ import pytest
 import evaluate_text2video
 import train_text2video
 from utils.cli import UserError
-from utils.data.demo_dataset import write_demo_dataset
+from utils.demo_data.demo_dataset import write_demo_dataset
 from utils.evaluation.benchmark import GROUPS, benchmark
 from utils.logs.metrics import read_metrics
 

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.data import shapes
 from utils.decoding.probe import probe_video
 from utils.decoding.read import read_frames
+from utils.demo_data import shapes
 from utils.evaluation.judge import judge, wanted
 from utils.evaluation.scores import chance, right
 from utils.video.encode import write_video

@@ -8,7 +8,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from utils.data import shapes
+from utils.demo_data import shapes
 from utils.evaluation.judge import Verdict, wanted
 from utils.evaluation.scores import (
     CORE,

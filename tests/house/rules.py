@@ -14,7 +14,7 @@ LAYERS = (
     ("utils",),  # what lies at its root: cli, files, hardware
     ("utils.arguments", "utils.decoding"),
     ("utils.video",),
-    ("utils.data",),
+    ("utils.data", "utils.demo_data"),
     ("utils.frame_folders",),
     ("utils.runs",),
     ("utils.logs", "utils.svd"),

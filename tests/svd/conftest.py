@@ -7,7 +7,7 @@ from PIL import Image
 import prepare_dataset
 from tests.svd.running import train
 from tests.tiny_svd import tiny_svd_pipeline
-from utils.data.demo_dataset import write_demo_dataset
+from utils.demo_data.demo_dataset import write_demo_dataset
 
 
 @pytest.fixture(scope="session")

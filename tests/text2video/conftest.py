@@ -6,7 +6,7 @@ import pytest
 
 from tests.models.test_text_encoder import clip_folder  # noqa: F401  (a fixture)
 from tests.text2video.running import train
-from utils.data.demo_dataset import write_demo_dataset
+from utils.demo_data.demo_dataset import write_demo_dataset
 
 
 @pytest.fixture(scope="session")

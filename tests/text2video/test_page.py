@@ -14,7 +14,7 @@ import pytest
 
 import generate_text2video
 import train_text2video
-from utils.data.demo_dataset import write_demo_dataset
+from utils.demo_data.demo_dataset import write_demo_dataset
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(

@@ -9,7 +9,7 @@ import torch
 
 from tests.text2video.running import losses, train
 from utils.cli import Diverged, Stopped, UserError
-from utils.data.demo_dataset import write_demo_dataset
+from utils.demo_data.demo_dataset import write_demo_dataset
 from utils.runs.checkpoint import list_checkpoints, load_checkpoint
 
 

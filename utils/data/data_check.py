@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from utils.cli import printable
-from utils.data.clip_index import by_remark, find_clips, listed, probe_all
+from utils.data.clip_index import by_remark, listed, probe_all
+from utils.data.find_clips import find_clips
 from utils.files import write_text
 from utils.video.frame_windows import too_short, window_starts
 

@@ -7,7 +7,7 @@ shows what its prompt says.
 import json
 from pathlib import Path
 
-from utils.data import shapes
+from utils.demo_data import shapes
 from utils.evaluation.judge import Verdict, judge, wanted
 from utils.evaluation.samples import Sample
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from utils.data import shapes
+from utils.demo_data import shapes
 
 MIN_CONTRAST = 60  # 8-bit levels between object and background, in the largest channel
 MIN_SATURATION = 0.35  # below it the object is white; the demo's colours have 0.68 or more

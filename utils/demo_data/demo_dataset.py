@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from utils.cli import printable
-from utils.data import shapes
 from utils.data.errors import DataError
+from utils.demo_data import shapes
 from utils.files import write_text
 
 DEMO_FILE = re.compile(r"clip_\d{5,}\.(mp4|txt)")

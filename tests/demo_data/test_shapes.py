@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from utils.data import shapes
+from utils.demo_data import shapes
 from utils.evaluation.judge import wanted
 
 

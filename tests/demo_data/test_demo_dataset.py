@@ -11,10 +11,10 @@ import pytest
 
 from tests.data.folders import DEMO, TREE, demo
 from utils.cli import UserError
-from utils.data import shapes
 from utils.data.find_videos import find_videos
 from utils.decoding.probe import probe_video
 from utils.decoding.read import read_frames
+from utils.demo_data import shapes
 from video_dataset import main, parse_args
 
 
