@@ -158,7 +158,7 @@ def main(args: argparse.Namespace) -> None:
 
 def find_jobs(args: argparse.Namespace) -> dict[Path, Path]:
     """Image -> the video to be made of it. Raises UserError if a folder holds no image or two images share a name."""
-    from utils.video.images import IMAGE_SUFFIXES
+    from utils.decoding.images import IMAGE_SUFFIXES
 
     images = []
     for path in args.input_image:
@@ -246,7 +246,7 @@ def sampling_settings(args: argparse.Namespace, pipeline, about: dict) -> dict:
 
 def read_picture(image: Path):
     """The image, uint8 RGB (H, W, 3). Raises UserError unless it is one, of at least 64x64."""
-    from utils.video.images import read_image
+    from utils.decoding.images import read_image
 
     picture = read_image(image, "--input_image")
     if min(picture.shape[:2]) < 64:
@@ -259,12 +259,12 @@ def animate(
     args: argparse.Namespace, pipeline, settings: dict, image: Path, video: Path, training_motion: list[float]
 ) -> None:
     """The video of one image, and what belongs to it; each file appears whole under its name or not at all."""
+    from utils.decoding.images import what_is_lost
     from utils.files import write_text
     from utils.runs.out_of_memory import explain_out_of_memory
     from utils.video.contact_sheet import contact_sheet
     from utils.video.encode import write_frames, write_gif, write_image, write_video
     from utils.video.frames import resize_frames
-    from utils.video.images import what_is_lost
     from utils.video.motion import motion_score
 
     width, height = settings["width"], settings["height"]

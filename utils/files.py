@@ -102,3 +102,9 @@ def size(count: int) -> str:
     """Bytes as people read them: 7.8 MB."""
     unit = min((len(str(count)) - 1) // 3, 4)
     return f"{count / 1000**unit:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB')[unit]}"
+
+
+def natural_key(name: str) -> tuple:
+    """A sorting key: clip2 before clip10, whatever the case."""
+    parts = re.split(r"([0-9]+)", name.casefold())
+    return [int(part) if n % 2 else part for n, part in enumerate(parts)], name

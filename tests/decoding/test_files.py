@@ -59,7 +59,7 @@ def test_a_fifo_never_hangs_and_links_are_named_V26_V28_V29(tmp_path):
         with pytest.raises(VideoError) as error:
             probe_video(path)
         reasons[path.stem] = str(error.value)
-    assert "FIFO" in reasons["fifo"] and reasons["folder"] == "a directory"
+    assert "FIFO" in reasons["fifo"] and reasons["folder"] == "a directory without pictures"
     assert reasons["gone"] == reasons["loop"] == "broken link"
     with pytest.raises(VideoError, match="No such file"):
         probe_video(tmp_path / "absent.mp4")

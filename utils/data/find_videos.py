@@ -1,8 +1,9 @@
 """The videos of a folder."""
 
 import os
-import re
 from pathlib import Path
+
+from utils.files import natural_key
 
 VIDEO_EXTENSIONS = frozenset(
     ".mp4 .m4v .mov .mkv .webm .avi .gif .mpg .mpeg .ts .mts .m2ts .wmv .asf .flv .ogv .3gp .mxf".split()  # noqa: SIM905
@@ -29,9 +30,4 @@ def find_videos(folder: str | Path, recursive: bool = False) -> list[Path]:
                     pending += [entry.path] * recursive
                 elif os.path.splitext(entry.name)[1].lower() in VIDEO_EXTENSIONS:
                     found.append(entry.path)
-    return [Path(path) for path in sorted(found, key=_natural_key)]
-
-
-def _natural_key(path: str) -> tuple:
-    parts = re.split(r"([0-9]+)", path.casefold())
-    return [int(part) if n % 2 else part for n, part in enumerate(parts)], path
+    return [Path(path) for path in sorted(found, key=natural_key)]

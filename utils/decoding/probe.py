@@ -13,6 +13,7 @@ from utils.decoding.fields import Pulldown
 from utils.decoding.hdr import TRANSFERS
 from utils.decoding.pictures import Pictures, orientation
 from utils.decoding.source import MOST_PIXELS, Source, number_of
+from utils.decoding.stills import are_stills, probe_stills
 from utils.decoding.video_info import VideoError, VideoInfo
 
 # A packet of these is a picture and carries its time stamp.
@@ -23,13 +24,15 @@ REORDERING_CODECS = ("h264", "hevc", "mpeg4")  # of these, that may be shown in 
 
 
 def probe_video(path: str | Path, max_pixels: int = MOST_PIXELS, decode: bool = True) -> VideoInfo:
-    """Describe a video. Raises VideoError with the reason if the file is no usable one.
+    """Describe a video, a folder of pictures or a picture. Raises VideoError with the reason if it is no usable one.
 
     decode: decode every frame. Otherwise packets are counted where container and codec can be trusted with that; it
     takes a small part of the time, and `verified` is False, for of what does not decode nothing is known then.
     max_pixels limits width * height and is checked against the header, before the first frame is decoded.
     """
     path = os.path.abspath(path)  # a relative "a:b.mp4" would be taken for a URL
+    if are_stills(path):
+        return probe_stills(path, max_pixels, decode)
     if not decode:
         scan = Scan(path, max_pixels, threads=1, decode=False)
         if scan.countable():

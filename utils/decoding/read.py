@@ -17,6 +17,7 @@ from av.video.frame import PictureType
 from utils.decoding.fields import Numbered, progressive
 from utils.decoding.pictures import Pictures
 from utils.decoding.source import Source, number_of
+from utils.decoding.stills import STILLS, iter_stills
 from utils.decoding.video_info import VideoError, VideoInfo
 
 SEEK_FROM = 64  # below this index, decoding from the start costs about as much as a seek
@@ -44,6 +45,9 @@ def iter_frames(info: VideoInfo, indices: Sequence[int]) -> Iterator[np.ndarray]
         return
     if indices[0] < 0 or indices[-1] >= info.frames:
         raise VideoError(f"frames {indices[0]} to {indices[-1]} wanted of {info.frames}")
+    if info.codec == STILLS:
+        yield from iter_stills(info, indices)
+        return
     _check_unchanged(info)
     picture, given = Pictures(info.width, info.height), 0
     for n, frame in progressive(_frames_from(info, indices[0])):

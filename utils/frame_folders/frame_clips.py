@@ -6,7 +6,6 @@ is an assumption and the motion is measured here.
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +17,10 @@ from tqdm.auto import tqdm
 
 from utils.cli import UserError, printable
 from utils.data.readable import ReadableClips, UnreadableClip
+from utils.decoding.images import IMAGE_SUFFIXES, read_image
+from utils.files import natural_key
 from utils.frame_folders.converter import MANIFEST
 from utils.video.frames import resize_frames
-from utils.video.images import IMAGE_SUFFIXES, read_image
 from utils.video.motion import motion_score, to_buckets
 
 MAX_SCORED_FRAMES = 64
@@ -58,12 +58,12 @@ def find_frame_folders(
     """
     described = _read_manifest(dataset_dir / MANIFEST)
     folders, skipped = [], {}
-    names = sorted((path.name for path in dataset_dir.iterdir() if path.is_dir()), key=_natural)
+    names = sorted((path.name for path in dataset_dir.iterdir() if path.is_dir()), key=natural_key)
     for name in tqdm(names, desc="reading folders", unit="clip", disable=None, leave=False):
         if name.startswith("."):
             continue
         found = (path.name for path in (dataset_dir / name).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-        files = tuple(sorted((file for file in found if not file.startswith(".")), key=_natural))
+        files = tuple(sorted((file for file in found if not file.startswith(".")), key=natural_key))
         needed = (num_frames - 1) * frame_stride + 1
         if len(files) < needed:
             reason = f"fewer than {needed} frames (--num_frames {num_frames}, --frame_stride {frame_stride})"
@@ -118,11 +118,6 @@ def _read_manifest(path: Path) -> dict[str, dict]:
                     f"--dataset_dir: line {number} of {path} is damaged; run prepare_dataset.py again"
                 ) from None
     return rows
-
-
-def _natural(name: str) -> list:
-    """frame2 before frame10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 class FrameClips(ReadableClips):

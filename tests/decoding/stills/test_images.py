@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from utils.cli import UserError
-from utils.video.images import read_image, what_is_lost
+from utils.decoding.images import read_image, what_is_lost
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "L", "P", "CMYK", "1", "I;16", "I", "F"])

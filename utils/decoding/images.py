@@ -1,5 +1,6 @@
 """Any picture a user may have, as RGB: rotated by its EXIF, alpha on white, grey, palette, CMYK, 16-bit."""
 
+import os
 import warnings
 from pathlib import Path
 
@@ -9,7 +10,16 @@ from PIL import Image, ImageOps
 from utils.cli import UserError, printable
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # and no EPS, for which Pillow would start a program
 MAX_PIXELS = 8192 * 8192
+
+
+class ImageError(Exception):
+    """What is wrong with a picture, to follow its name."""
+
+    def __init__(self, what: str, remedy: str = ""):
+        super().__init__(what)
+        self.remedy = remedy
 
 
 def read_image(path: Path, flag: str, remedy: str = "give a picture, PNG or JPEG say") -> np.ndarray:
@@ -18,20 +28,31 @@ def read_image(path: Path, flag: str, remedy: str = "give a picture, PNG or JPEG
     Raises UserError that names flag, file and remedy if it cannot be read or has more than MAX_PIXELS.
     """
     try:
+        return decode_image(path)
+    except ImageError as error:
+        raise UserError(f"{flag}: {printable(path)} {error}; {error.remedy or remedy}") from None
+
+
+def decode_image(path: str | Path) -> np.ndarray:
+    """The (first) picture in a file, uint8 RGB (H, W, 3). Raises ImageError with what is wrong with it."""
+    if not os.path.isfile(path):  # opening a FIFO would wait for ever
+        raise ImageError(
+            f"cannot be read ({'not a regular file' if os.path.exists(path) else 'there is no such file'})"
+        )
+    try:
         quiet = warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
-        with quiet, Image.open(path) as image:
+        with quiet, Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 size = f"{image.width}x{image.height} pixels, the limit is {MAX_PIXELS} in all"
-                raise UserError(f"{flag}: {printable(path)} has {size}; make it smaller")
+                raise ImageError(f"has {size}", remedy="make it smaller")
             return np.asarray(_as_rgb(ImageOps.exif_transpose(image)))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = "there is no such file" if not path.exists() else printable(error)
-        raise UserError(f"{flag}: {printable(path)} cannot be read ({reason}); {remedy}") from None
+        raise ImageError(f"cannot be read ({printable(error)})") from None
 
 
 def what_is_lost(path: Path, width: int, height: int, resize_mode: str) -> list[str]:
     """What a user should know when the picture in a readable file becomes RGB of width x height."""
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         pictures = getattr(image, "n_frames", 1)
         size = ImageOps.exif_transpose(image).size if pictures == 1 else image.size
         notes = [f"only the first of its {pictures} pictures is used"] if pictures > 1 else []
