@@ -10,7 +10,7 @@ samples, metrics.jsonl, loss.png and the checkpoints that --resume continues fro
 import argparse
 from collections.abc import Iterator
 
-from utils.arguments.data import add_data_args, data_args, seen_as
+from utils.arguments.data import add_data_args, data_args, frame_shape, seen_as
 from utils.arguments.presets import add_preset_args, parse_with_presets
 from utils.arguments.text2video import add_model_args, check_model_args
 from utils.arguments.training import (
@@ -221,20 +221,19 @@ def validation_loss(model, val_set, batch_size: int, seed: int, max_clips: int =
     count = min(len(val_set), max_clips)
     spread = (torch.arange(rounds * count) + 0.5) / (rounds * count) * diffusion.num_timesteps
     timesteps = spread.long()[torch.randperm(rounds * count, generator=torch.Generator().manual_seed(seed))]
-    total = 0.0
+    of_a_shape = [[i for i in clips if i < count] for clips, _ in val_set.groups()]
+    batches = [clips[n : n + batch_size] for clips in of_a_shape for n in range(0, len(clips), batch_size)]
+    total, done = 0.0, 0
     with torch.no_grad():
-        for r in range(rounds):
-            for first in range(0, count, batch_size):
-                clips = [val_set[i] for i in range(first, min(first + batch_size, count))]
-                videos = torch.stack([clip["video"] for clip in clips])
-                generator = torch.Generator().manual_seed(seed + r * count + first)
-                noise = torch.randn(videos.shape, generator=generator).to(device)
-                where = slice(r * count + first, r * count + first + len(clips))
-                embeddings, mask = model.text_encoder.encode([clip["text"] for clip in clips])
-                loss = diffusion(
-                    videos.to(device), embeddings, mask, noise=noise, timesteps=timesteps[where].to(device)
-                )
-                total += loss.item() * len(clips)
+        for batch in batches * rounds:
+            clips = [val_set[i] for i in batch]
+            videos = torch.stack([clip["video"] for clip in clips])
+            noise = torch.randn(videos.shape, generator=torch.Generator().manual_seed(seed + done)).to(device)
+            where = slice(done, done + len(batch))
+            embeddings, mask = model.text_encoder.encode([clip["text"] for clip in clips])
+            loss = diffusion(videos.to(device), embeddings, mask, noise=noise, timesteps=timesteps[where].to(device))
+            total += loss.item() * len(batch)
+            done += len(batch)
     return total / (rounds * count)
 
 
@@ -242,12 +241,13 @@ def save_best(run, args: argparse.Namespace, model, val_loss: float) -> None:
     """best_model.pth. All processes gather the weights, the main process writes them."""
     from utils.runs.model_file import pack_model, save_model
 
+    height, width = frame_shape(args)
     about = {
         "step": run.step,
         "val_loss": val_loss,
         "num_frames": args.num_frames,
-        "height": args.frame_size,
-        "width": args.frame_size,
+        "height": height,
+        "width": width,
         "guidance_scale": args.guidance_scale,
         "data": seen_as(args),
     }
@@ -261,10 +261,11 @@ def benchmark_accuracy(args: argparse.Namespace, model) -> dict[str, float]:
     from utils.evaluation.benchmark import accuracies, demo_settings, judge_model
     from utils.evaluation.scores import score_groups
 
+    height, width = frame_shape(args)
     settings = {
         "num_frames": args.num_frames,
-        "height": args.frame_size,
-        "width": args.frame_size,
+        "height": height,
+        "width": width,
         "num_inference_steps": min(15, args.num_timesteps),
         "guidance_scale": args.guidance_scale,
     }
@@ -283,12 +284,13 @@ def draw_samples(run, args: argparse.Namespace, model, val_set) -> None:
     from utils.video.frames import to_uint8
 
     prompts = args.validation_prompts or list(dict.fromkeys(val_set.captions()))[:4]
+    height, width = frame_shape(args)
     videos = model.sample(
         prompts,
         seeds=range(len(prompts)),
         num_frames=args.num_frames,
-        height=args.frame_size,
-        width=args.frame_size,
+        height=height,
+        width=width,
         num_inference_steps=min(25, args.num_timesteps),
         guidance_scale=args.guidance_scale,
     )
@@ -298,10 +300,11 @@ def draw_samples(run, args: argparse.Namespace, model, val_set) -> None:
     run.log_samples(clips, prompts, [args.target_fps or 8] * len(clips))
     real = [to_uint8(val_set[i]["video"]) for i in range(min(len(val_set), 16))]
     motion, of_data = (
-        float(np.mean([np.abs(np.diff(clip.astype(np.int16), axis=0)).mean() for clip in group]))
+        [np.abs(np.diff(clip.astype(np.int16), axis=0)).mean() for clip in group if len(clip) > 1]
         for group in (clips, real)
     )
-    run.log({"samples/motion": motion, "samples/motion_of_data": of_data})
+    if of_data:  # and not pictures alone
+        run.log({"samples/motion": float(np.mean(motion)), "samples/motion_of_data": float(np.mean(of_data))})
 
 
 if __name__ == "__main__":

@@ -16,19 +16,24 @@ import math
 import os
 import random
 import sys
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from utils.arguments.data import MISSING_CAPTION, RESIZE_MODES, SHORT_CLIPS, add_reading_args
+from utils.arguments.buckets import Bucket
+from utils.arguments.data import MISSING_CAPTION, RESIZE_MODES, SHORT_CLIPS, add_reading_args, buckets_of, reading_args
 from utils.cli import Parser, UserError, integer, output_problems, printable, run
 from utils.data.captions import swap_left_right
-from utils.data.clip_index import by_remark, listed, usable_clips
+from utils.data.clip_index import bucket_counts, print_report, usable_clips
 from utils.data.data_check import check_dataset, print_check, save_contact_sheet
 from utils.data.errors import CaptionError, DataError
+from utils.data.find_clips import FolderFormat
 from utils.data.readable import ReadableClips, UnreadableClip
-from utils.video.frame_windows import window, window_starts
+from utils.decoding.video_info import is_picture
+from utils.video.frame_windows import choose_bucket, window, window_starts
 
 if TYPE_CHECKING:
     from utils.decoding.video_info import VideoInfo
@@ -58,10 +63,14 @@ class TextVideoDataset(ReadableClips):
     index): neither order nor worker processes matter. Override the two hooks for your own augmentation and draw from
     `self.rng` there.
 
-    frame_size: height and width, or (height, width); `width` overrides the width. max_samples: use only the first
-    usable clips, before the split. cache_bytes: resized clips kept in memory, per process; changes speed alone.
+    frame_size: height and width, or (height, width); `width` overrides the width. buckets: (height, width, frames) of
+    samples, which take the place of both and of num_frames: a clip is used in the longest that it fills, then the
+    nearest in aspect ratio; `groups` says which clips may share a batch. max_samples: use only the first usable clips,
+    before the split. cache_bytes: resized clips kept in memory, per process; changes speed alone.
     max_bad_fraction: None raises DataError for a clip that has become unreadable; a number lets other clips take the
     places of so many, see `ReadableClips`.
+    image_share: share of the samples that are captioned pictures, clips of one frame; 0 leaves pictures out, and they
+    validate only where there is no video. frames_fps: of clips that are folders of pictures, where no manifest says.
     video_column, caption_column: of a table of captions, if there is one. Of several captions of a clip one is drawn in
     each epoch, when augmenting; else it is the first. trigger_word: put in front of every caption.
     `report` says what was skipped: {"ok": n, "skipped": {reason: [file names]}, ...}.
@@ -93,6 +102,9 @@ class TextVideoDataset(ReadableClips):
         video_column: str | None = None,
         caption_column: str | None = None,
         trigger_word: str | None = None,
+        buckets: Sequence[tuple[int, int, int]] | None = None,
+        image_share: float = 0.0,
+        frames_fps: float = 8.0,
     ):
         super().__init__(seed, None)
         self.data_dir = Path(data_dir)
@@ -106,13 +118,18 @@ class TextVideoDataset(ReadableClips):
         self.decoded, self.unkept = {}, set()  # of clips that were only counted: what decoding says; damaged ones
         self.rng = np.random.default_rng(seed)
         self.coin = random.Random(seed)  # of _frames: it must not draw from what decides the samples
+        self.image_share = image_share
+        self.buckets = [Bucket(*each) for each in buckets or [(self.height, self.width, num_frames)]]
         self._check_arguments(val_fraction, max_samples)
 
-        how = (num_frames, target_fps, short_clips, missing_caption, self.caption_encoding, max_samples)
-        columns = (video_column, caption_column)
+        folder = FolderFormat(self.caption_encoding, video_column, caption_column, image_share > 0, frames_fps)
+        shortest = min(bucket.frames for bucket in self.buckets)
+        # [(VideoInfo, captions)], what was skipped
         self.items, self.report = usable_clips(
-            self.data_dir, *how, columns
-        )  # [(VideoInfo, captions)], what was skipped
+            self.data_dir, folder, shortest, target_fps, short_clips, missing_caption, max_samples
+        )
+        if image_share and not any(is_picture(info) for info, _ in self.items):
+            raise DataError(f"{printable(self.data_dir)}: image_share is {image_share}, and no picture has a caption")
         if trigger_word:
             self.items = [
                 (info, tuple(f"{trigger_word}, {text}" if text else trigger_word for text in texts))
@@ -122,19 +139,26 @@ class TextVideoDataset(ReadableClips):
             self.max_unreadable = int(max_bad_fraction * len(self.items))
         if split != "all":
             self.items = self._split(val_fraction)
+        self.shapes = [choose_bucket(info, self.buckets, target_fps) for info, _ in self.items]
+        if len(set(self.shapes)) > 1:
+            self.report["buckets"] = bucket_counts((info for info, _ in self.items), self.buckets, target_fps)
         if split != "val":  # the training set has said it already
-            self._print_report()
+            print_report(self.data_dir, self.report)
 
     def _check_arguments(self, val_fraction: float, max_samples: int | None) -> None:
         for name, value in (("num_frames", self.num_frames), ("frame_size", self.height), ("width", self.width)):
             if value < 1:
                 raise DataError(f"{name}: got {value}, must be at least 1")
+        if not all(min(bucket) >= 1 for bucket in self.buckets):
+            raise DataError(f"buckets: got {self.buckets}, must be (height, width, frames) of at least 1 each")
         if max_samples is not None and max_samples < 1:
             raise DataError(f"max_samples: got {max_samples}, must be at least 1 (leave it out to use every clip)")
         if self.target_fps is not None and not 0 < self.target_fps < math.inf:
             raise DataError(f"target_fps: got {self.target_fps}, must be a positive number")
         if not 0 <= val_fraction < 1:
             raise DataError(f"val_fraction: got {val_fraction}, must be in [0, 1)")
+        if not 0 <= self.image_share <= 1:
+            raise DataError(f"image_share: got {self.image_share}, must be in [0, 1]")
         for name, value, choices in (
             ("split", self.split, ("all", "train", "val")),
             ("resize_mode", self.resize_mode, RESIZE_MODES),
@@ -145,25 +169,16 @@ class TextVideoDataset(ReadableClips):
                 raise DataError(f"{name}: got {value!r}, must be one of {', '.join(choices)}")
 
     def _split(self, val_fraction: float) -> list[tuple]:
-        count = len(self.items)
+        videos = [n for n, (info, _) in enumerate(self.items) if not is_picture(info)] or range(len(self.items))
+        count = len(videos)
         if count == 1:
             if self.split == "val":
                 print("warning: there is only one clip, so validation uses the training clip", file=sys.stderr)
+                return [self.items[videos[0]]]
             return self.items
         val_count = min(max(1, round(val_fraction * count)), count - 1)
-        is_val = np.zeros(count, dtype=bool)
-        is_val[np.random.default_rng([self.seed, 0x5E7]).permutation(count)[:val_count]] = True
-        return [item for item, val in zip(self.items, is_val, strict=True) if val == (self.split == "val")]
-
-    def _print_report(self) -> None:
-        lines = [listed(names, reason) for reason, names in self.report["skipped"].items()]
-        if lines:
-            lines = [f"{printable(self.data_dir)}: {self.report['ok']} clips usable, skipped:", *lines]
-        if orphans := self.report["captions_without_video"]:
-            lines.append(listed(orphans, "caption without a video"))
-        lines += [listed(names, f"note: {note}") for note, names in by_remark(self.report["notes"]).items()]
-        if lines:
-            print("\n  ".join(lines), file=sys.stderr)
+        val = {videos[n] for n in np.random.default_rng([self.seed, 0x5E7]).permutation(count)[:val_count]}
+        return [item for n, item in enumerate(self.items) if (n in val) == (self.split == "val")]
 
     # -------------------------------------------------------------------------------------------------- samples
 
@@ -173,7 +188,7 @@ class TextVideoDataset(ReadableClips):
         Of a clip whose frames were only counted and that turns out damaged there: the window at that position of what
         decodes, whichever process asks.
         """
-        info, how = self.items[index][0], (self.num_frames, self.target_fps)
+        info, how = self.items[index][0], (self.shapes[index].frames, self.target_fps)
         try:
             return self._read(index, info, window(info, *how, self.short_clips, position))
         except UnreadableClip:
@@ -207,7 +222,7 @@ class TextVideoDataset(ReadableClips):
         known = info is self.items[index][0]
         if known and index in self.cache:
             return self.cache[index][window]
-        height, width, mode = self.height, self.width, self.resize_mode
+        (height, width, _), mode = self.shapes[index], self.resize_mode
         if mode == "crop":
             scale = max(height / info.height, width / info.width)
             height, width, mode = round(info.height * scale), round(info.width * scale), "stretch"
@@ -259,9 +274,10 @@ class TextVideoDataset(ReadableClips):
         position, *anchor, coin = self.rng.random(4) if augment else (0.5, 0.5, 0.5, 1.0)
         frames = self._frames(index, position)
         if self.resize_mode == "crop":
-            slack = np.subtract(frames.shape[1:3], (self.height, self.width))
+            height, width, _ = self.shapes[index]
+            slack = np.subtract(frames.shape[1:3], (height, width))
             top, left = np.rint(slack * anchor).astype(int)
-            frames = frames[:, top : top + self.height, left : left + self.width]
+            frames = frames[:, top : top + height, left : left + width]
         if augment:
             if coin < 0.5 and (mirrored := swap_left_right(text)) is not None:
                 frames, text = frames[:, :, ::-1], mirrored
@@ -288,6 +304,18 @@ class TextVideoDataset(ReadableClips):
     def augment_video(self, frames: np.ndarray) -> np.ndarray:
         """Hook: change the frames of one sample: uint8 (T, H, W, 3) RGB, same shape out. Only when augmenting."""
         return frames
+
+    def groups(self) -> list[tuple[list[int], float]]:
+        """(clips that may share a batch, the share of samples that is to come of them)."""
+        clips = defaultdict(list)
+        for index, shape in enumerate(self.shapes):
+            clips[shape, is_picture(self.items[index][0])].append(index)
+        pictures = sum(len(indices) for (_, pictures), indices in clips.items() if pictures)
+        share = 1.0 if pictures == len(self) else self.image_share if pictures else 0.0
+        return [
+            (indices, len(indices) * (share / pictures if of_pictures else (1 - share) / (len(self) - pictures)))
+            for (_, of_pictures), indices in clips.items()
+        ]
 
     def captions(self, mirrored: bool = False) -> list[str]:
         """The captions of all clips; with mirrored=True also what a flip makes of it (words a tokenizer must know)."""
@@ -349,17 +377,15 @@ def run_demo(args: argparse.Namespace) -> None:
 
 
 def run_check(args: argparse.Namespace) -> None:
-    columns = (args.video_column, args.caption_column)
-    report = check_dataset(args.check, args.num_frames, args.target_fps, args.caption_encoding, columns)
+    columns, buckets = (args.video_column, args.caption_column), buckets_of(args)
+    folder = FolderFormat(args.caption_encoding, *columns, args.image_share > 0, args.frames_fps)
+    report = check_dataset(args.check, folder, args.num_frames, args.target_fps, buckets)
     print_check(args.check, report)
     if not report["ok"]:
         raise DataError(f"{printable(args.check)}: no video is usable for training, see above")
-    names = ("num_frames", "frame_size", "target_fps", "resize_mode", "caption_encoding")
-    names += ("video_column", "caption_column", "trigger_word")
-    settings = {name: getattr(args, name) for name in names}
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # the report has been printed
-            dataset = TextVideoDataset(args.check, **settings, augment=False, missing_caption="skip")
+            dataset = TextVideoDataset(args.check, **reading_args(args), augment=False, missing_caption="skip")
     except CaptionError as error:
         print(f"training will stop at {error}")
         return

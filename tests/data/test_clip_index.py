@@ -11,6 +11,7 @@ from tests.data.folders import add_clip, load, ramp
 from utils.arguments.data import add_data_args, data_args
 from utils.cli import Parser, UserError
 from utils.data import clip_index
+from utils.data.find_clips import Clip
 from video_dataset import TextVideoDataset, main, parse_args
 
 
@@ -173,8 +174,8 @@ def test_an_index_is_saved_on_the_way_so_that_a_killed_pass_is_not_in_vain(tmp_p
         add_clip(tmp_path, name, ramp(8))
     monkeypatch.setattr(clip_index, "SAVE_EVERY_S", 0)
     monkeypatch.setattr(clip_index.os, "cpu_count", lambda: 1)
-    paths = sorted((tmp_path / "videos").iterdir()) * 8  # two chunks of 16
-    results = clip_index.probe_all(tmp_path, paths)
+    clips = [Clip(path, ("a clip",)) for path in sorted((tmp_path / "videos").iterdir())] * 8  # two chunks of 16
+    results = clip_index.probe_all(tmp_path, clips)
     for _ in range(17):
         next(results)
     assert len(json.loads((tmp_path / ".video_index.json").read_text())["videos"]) == 3  # and it never came to an end

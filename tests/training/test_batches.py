@@ -4,6 +4,7 @@ import json
 import math
 import multiprocessing
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -71,7 +72,10 @@ def test_too_many_that_are_gone_are_an_error(workers):
 def test_a_killed_worker_interrupts_nothing_but_the_wait_for_a_batch():
     some = batches(Clips(), workers=1)
     next(some)
-    multiprocessing.active_children()[0].kill()
+    worker = multiprocessing.active_children()[0]
+    worker.kill()
+    while Path(f"/proc/{worker.pid}/stat").read_text().split()[2] != "Z":
+        time.sleep(0.01)
     time.sleep(0.3)  # torch by itself would raise an error here
     with pytest.raises(BatchError, match="--num_workers: a worker died before clip"):
         paths(some, 7)

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from utils.arguments.buckets import Bucket, as_bucket, automatic_buckets, bucket
 from utils.cli import choice, integer, number, utf8_text
 
 RESIZE_MODES = ("crop", "pad", "stretch")
@@ -16,6 +17,8 @@ def add_data_args(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--data_dir", type=Path, default=Path("demo_video_data"), help="videos and captions")
     group.add_argument("--num_frames", type=integer(2, 1024), default=16, help="frames per clip")
     group.add_argument("--frame_size", type=integer(8, 4096), default=64, help="height and width in px")
+    group.add_argument("--height", type=integer(8, 4096), help="overrides --frame_size")
+    group.add_argument("--width", type=integer(8, 4096), help="overrides --frame_size")
     group.add_argument("--max_samples", type=integer(1, 10**9), help="use only the first N usable clips")
     group.add_argument(
         "--no_augment", "--no-augment", dest="augment", action="store_false", help="no random window, crop and flip"
@@ -37,19 +40,66 @@ def add_reading_args(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--resize_mode", type=choice(*RESIZE_MODES), default="crop", help="to the frame size: crop, pad or stretch"
     )
+    group.add_argument(
+        "--buckets",
+        type=bucket,
+        nargs="*",
+        metavar="WxHxT",
+        help="sizes and lengths: each clip goes to the longest it fills, then to the nearest in shape, and batches "
+        "never mix; without values: the usual shapes of as many pixels, in full, half and quarter length",
+    )
+    group.add_argument(
+        "--image_share",
+        type=number(0, 1),
+        default=0.0,
+        help="share of samples that are captioned pictures, as clips of one frame; 0: pictures are left out",
+    )
+    group.add_argument(
+        "--frames_fps",
+        type=number(0.01, 1000),
+        default=8.0,
+        help="frames per second of clips that are folders of pictures, where no manifest says",
+    )
     group.add_argument("--caption_encoding", default="utf-8-sig", help="of caption files, e.g. gb18030")
     group.add_argument("--video_column", help="of a table of captions; default: file_name, video, path, ...")
     group.add_argument("--caption_column", help="of a table of captions; default: text, caption, prompt")
     group.add_argument("--trigger_word", type=utf8_text, help="put in front of every caption")
 
 
+def frame_shape(args: argparse.Namespace) -> tuple[int, int]:
+    """(height, width) of the frames."""
+    return getattr(args, "height", None) or args.frame_size, getattr(args, "width", None) or args.frame_size
+
+
+def size_multiple(args: argparse.Namespace) -> int:
+    """What height and width must be multiples of: set by the network's flags; 8 where there are none."""
+    if not hasattr(args, "patch_size"):
+        return 8
+    return args.patch_size * 2 ** (len(args.channel_mult) - 1)
+
+
+def buckets_of(args: argparse.Namespace) -> list[Bucket] | None:
+    """The buckets of --buckets; None without that flag."""
+    if args.buckets is None:
+        return None
+    return [as_bucket(text) for text in args.buckets] or automatic_buckets(
+        *frame_shape(args), args.num_frames, size_multiple(args)
+    )
+
+
+def reading_args(args: argparse.Namespace) -> dict:
+    """Keyword arguments of TextVideoDataset that the check of a data folder has too."""
+    names = "num_frames target_fps resize_mode image_share frames_fps caption_encoding "
+    names += "video_column caption_column trigger_word"
+    settings = {name: getattr(args, name) for name in names.split()}
+    return settings | {"frame_size": frame_shape(args), "buckets": buckets_of(args)}
+
+
 def data_args(args: argparse.Namespace) -> dict:
     """Keyword arguments of TextVideoDataset from the flags of `add_data_args`."""
-    names = (
-        "data_dir num_frames frame_size max_samples augment short_clips missing_caption val_fraction target_fps "
-        "resize_mode caption_encoding video_column caption_column trigger_word"
-    )
-    return {name: getattr(args, name) for name in names.split()} | {"cache_bytes": args.cache_mb * 2**20}
+    names = "data_dir max_samples augment short_clips missing_caption val_fraction"
+    settings = {name: getattr(args, name) for name in names.split()}
+    return settings | reading_args(args) | {"cache_bytes": args.cache_mb * 2**20}
 
 
 def seen_as(args: argparse.Namespace) -> dict:

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+from utils.arguments.buckets import as_bucket
+from utils.arguments.data import size_multiple
 from utils.cli import choice, integer, number
 
 
@@ -124,11 +126,15 @@ def add_model_args(parser: argparse.ArgumentParser) -> None:
 
 
 def check_model_args(args: argparse.Namespace) -> Iterator[str]:
-    """What is wrong with the flags of add_model_args (and with --frame_size for this network), a line each."""
-    levels = len(args.channel_mult)
-    multiple = args.patch_size * 2 ** (levels - 1)
-    if args.frame_size % multiple:
-        yield f"--frame_size: got {args.frame_size}, must be a multiple of {multiple} (patch_size * 2^(levels - 1))"
+    """What is wrong with the flags of add_model_args (and with sizes of frames for this network), a line each."""
+    levels, multiple = len(args.channel_mult), size_multiple(args)
+    sides = [(f"--{name}", getattr(args, name)) for name in ("frame_size", "height", "width") if getattr(args, name)]
+    if args.height and args.width:
+        del sides[0]  # it says nothing then
+    sides += [(f"--buckets {b}", side) for b in map(as_bucket, args.buckets or ()) for side in (b.height, b.width)]
+    for name, side in sides:
+        if side % multiple:
+            yield f"{name}: got {side}, must be a multiple of {multiple} (patch_size * 2^(levels - 1))"
     for name in ("cross_attention_levels", "self_attention_levels", "temporal_attention_levels"):
         if getattr(args, name) is not None and len(getattr(args, name)) != levels:
             yield f"--{name}: got {len(getattr(args, name))} numbers, --channel_mult has {levels} levels"

@@ -5,17 +5,20 @@ import json
 import math
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from utils.arguments.buckets import Bucket
 from utils.cli import printable
-from utils.data.clip_index import by_remark, listed, probe_all
-from utils.data.find_clips import find_clips
+from utils.data.clip_index import bucket_counts, buckets_line, by_remark, is_too_short, listed, probe_all
+from utils.data.find_clips import FolderFormat, find_clips
+from utils.decoding.video_info import is_picture
 from utils.files import write_text
-from utils.video.frame_windows import too_short, window_starts
+from utils.video.frame_windows import too_short
 
 if TYPE_CHECKING:
     from utils.decoding.video_info import VideoInfo
@@ -25,22 +28,23 @@ STATIC_LEVELS = 0.5  # mean absolute difference between frames; codec noise reac
 
 def check_dataset(
     data_dir: Path,
-    num_frames: int = 16,
-    target_fps: float | None = None,
-    caption_encoding: str = "utf-8-sig",
-    columns: tuple[str | None, str | None] = (None, None),
+    how: FolderFormat,
+    num_frames: int,
+    target_fps: float | None,
+    buckets: Sequence[Bucket] | None,
 ) -> dict:
     """Look for corrupt, short, static, duplicate and caption-less clips; writes data_dir/dataset_report.json.
 
-    Returns the report: {videos: n, ok: n usable for training, findings: {reason: [names]}, duplicates: [[names]],
-    captions_without_video: [names], notes: {name: [remarks]}, ignored: n hidden or other
-    files}. Static clips and duplicates are usable.
+    num_frames: that a clip needs at least, unless buckets say so. Returns the report: {videos: n, ok: n usable for
+    training, findings: {reason: [names]}, duplicates: [[names]], captions_without_video: [names], notes: {name:
+    [remarks]}, buckets: {shape: n usable}, ignored: n hidden or other files}. Static clips and duplicates are usable.
     """
     from tqdm import tqdm
 
-    clips, orphans = find_clips(data_dir, caption_encoding, columns)
-    infos = list(probe_all(data_dir, [clip.path for clip in clips], decode=True))
-    findings, notes, same, usable = defaultdict(list), {}, defaultdict(list), 0
+    num_frames = min((bucket.frames for bucket in buckets or ()), default=num_frames)
+    clips, orphans = find_clips(data_dir, how)
+    infos = list(probe_all(data_dir, clips, decode=True))
+    findings, notes, same, usable = defaultdict(list), {}, defaultdict(list), []
     readable = [(clip, info) for clip, info in zip(clips, infos, strict=True) if not isinstance(info, str)]
     for clip, info in zip(clips, infos, strict=True):
         if isinstance(info, str):
@@ -51,13 +55,14 @@ def check_dataset(
             zip(readable, contents, strict=True), total=len(readable), desc="checking", unit="video", disable=None
         ):
             name = clip.path.name
-            short = not len(window_starts(info, num_frames, target_fps))
-            usable += not short and not clip.problem
+            short = is_too_short(info, num_frames, target_fps)
+            if not short and not clip.problem:
+                usable.append(info)
             if short:
                 findings[too_short(num_frames, target_fps)].append(name)
             if clip.problem:
                 findings[clip.problem].append(name)
-            if motion < STATIC_LEVELS:
+            if motion < STATIC_LEVELS and not is_picture(info):
                 findings["static: nothing moves"].append(name)
             if info.notes:
                 notes[name] = list(info.notes)
@@ -65,11 +70,12 @@ def check_dataset(
     report = {
         "videos": len(clips),
         "ignored": max(0, _count(data_dir / "videos") - len(clips)),
-        "ok": usable,
+        "ok": len(usable),
         "findings": dict(findings),
         "duplicates": [names for names in same.values() if len(names) > 1],
         "captions_without_video": orphans,
         "notes": notes,
+        "buckets": bucket_counts(usable, buckets, target_fps) if buckets else {},
     }
     write_text(data_dir / "dataset_report.json", json.dumps(report, indent=2) + "\n")
     return report
@@ -104,6 +110,8 @@ def print_check(data_dir: Path, report: dict) -> None:
     if report["captions_without_video"]:
         lines.append(listed(report["captions_without_video"], "caption without a video"))
     lines += [listed(names, f"note: {note}") for note, names in by_remark(report["notes"]).items()]
+    if report["buckets"]:
+        lines.append(buckets_line(report["buckets"]))
     print("".join(f"  {line}\n" for line in lines or ["nothing to report"]), end="")
 
 

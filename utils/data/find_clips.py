@@ -1,20 +1,28 @@
 """The clips of a data folder: its videos with the captions that belong to them.
 
 A data folder holds videos/<stem>.<any video extension> and captions/<stem>.txt, or both side by side, or a table
-(caption_table.py).
+(caption_table.py), or it is what prepare_dataset.py --captions wrote. A folder of pictures with a caption stands for a
+video, and where pictures are asked for each that has a caption is a clip of one frame.
 """
 
 import os
 import stat
-from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from utils.cli import printable
+from utils.data.caption_table import find_table, read_table
 from utils.data.captions import MAX_CAPTION_BYTES, check_encoding, read_caption
 from utils.data.errors import CaptionError, DataError, MissingData
+from utils.data.find_videos import find_stills, find_videos, is_still
+from utils.data.manifest import MANIFEST, read_manifest
+from utils.files import natural_key
 
 NO_CAPTION, EMPTY_CAPTION = "no caption", "empty caption"
+STILLS_WITHOUT_CAPTION = "pictures without a caption"
+PICTURE_LEFT_OUT = "a picture; --image_share mixes pictures in"
+BESIDE_A_VIDEO = "pictures beside a video of the same name"
 LAYOUT = (
     "expected <data_dir>/videos/*.mp4 with <data_dir>/captions/<same name>.txt, or clip.mp4 beside clip.txt, "
     "or a table, metadata.csv say"
@@ -22,59 +30,114 @@ LAYOUT = (
 
 
 @dataclass(frozen=True)
+class FolderFormat:
+    """How a data folder is to be understood.
+
+    encoding: of captions. video_column, caption_column: of a table, None for the usual names. pictures: whether single
+    pictures are clips too. stills_fps: frames per second of clips that are folders of pictures, where no manifest says.
+    """
+
+    encoding: str = "utf-8-sig"
+    video_column: str | None = None
+    caption_column: str | None = None
+    pictures: bool = False
+    stills_fps: float = 8.0
+
+
+@dataclass(frozen=True)
 class Clip:
-    """A video file with its captions, or with the reason why it has none."""
+    """A video, a folder of pictures or a picture with its captions, or with the reason why it is left out."""
 
     path: Path
     texts: tuple[str, ...]
     problem: str = ""
     fatal: bool = False  # a caption that cannot be decoded stops training: skipping it would hide a wrong encoding
+    fps: float | None = None  # of a folder of pictures
 
 
-def find_clips(
-    data_dir: Path, encoding: str, columns: tuple[str | None, str | None] = (None, None)
-) -> tuple[list[Clip], list[str]]:
-    """Every video of data_dir in natural order with its captions, and the names of captions without a video.
+def find_clips(data_dir: Path, how: FolderFormat) -> tuple[list[Clip], list[str]]:
+    """Every clip of data_dir in natural order with its captions, and the names of captions without a video.
 
-    columns: of a table, for the file and for the caption. Raises MissingData for missing folders or no videos,
-    DataError for two videos that share a caption or a table that cannot be read.
+    Raises MissingData for missing folders or no videos, DataError for two videos that share a caption or a table that
+    cannot be read.
     """
-    from utils.data.caption_table import find_table, read_table
-    from utils.data.find_videos import find_videos
-
-    check_encoding(encoding)
-    videos, captions = data_dir / "videos", data_dir / "captions"
+    check_encoding(how.encoding)
+    captions = data_dir / "captions"
     if not data_dir.is_dir():
         raise MissingData(f"{printable(data_dir)}: no such folder; {LAYOUT} (python video_dataset.py writes a demo)")
-    if not captions.is_dir() and (table := find_table(data_dir)):
-        rows = read_table(table, encoding, *columns)
-        return [Clip(path, texts, "" if texts else NO_CAPTION) for path, texts in rows.items()], []
-    if any(columns):
-        raise DataError(f"{printable(data_dir)}: --video_column and --caption_column need a table, there is none in it")
-    if not videos.is_dir():
-        videos = data_dir
+    prepared = read_manifest(data_dir / MANIFEST)
     if not captions.is_dir():
-        captions = videos  # each beside its video
+        if any("text" in row for row in prepared.values()):
+            return [_prepared(data_dir / name, row) for name, row in prepared.items()], []
+        if not prepared and (table := find_table(data_dir)):
+            rows = read_table(table, how.encoding, how.video_column, how.caption_column)
+            return [_of_table(path, texts, how) for path, texts in rows.items()], []
+    if how.video_column or how.caption_column:
+        raise DataError(f"{printable(data_dir)}: --video_column and --caption_column need a table, there is none in it")
+    return _captioned_files(data_dir, captions, prepared, how)
+
+
+def _prepared(folder: Path, row: dict) -> Clip:
+    texts = tuple(row.get("text", ()))
+    return Clip(folder, texts, "" if texts else NO_CAPTION, fps=row.get("fps"))
+
+
+def _of_table(path: Path, texts: tuple[str, ...], how: FolderFormat) -> Clip:
+    problem = "" if texts else NO_CAPTION
+    if not how.pictures and _is_picture(path):
+        problem = PICTURE_LEFT_OUT
+    return Clip(path, texts, problem, fps=how.stills_fps)
+
+
+def _captioned_files(
+    data_dir: Path, captions: Path, prepared: dict[str, dict], how: FolderFormat
+) -> tuple[list[Clip], list[str]]:
+    videos = data_dir / "videos" if (data_dir / "videos").is_dir() else data_dir
+    files = _caption_files(captions if captions.is_dir() else videos)  # or each beside its video
+    by_stem: dict[str, Clip] = {}
     paths = find_videos(videos)
-    if not paths:
+    for path in paths:
+        other = by_stem.get(path.stem)
+        if other:
+            raise DataError(
+                f"{printable(other.path.name)} and {printable(path.name)} in {printable(videos)} would share one "
+                "caption; rename or remove one of them"
+            )
+        by_stem[path.stem] = _captioned(path, files.get(path.stem), how.encoding)
+    clips = list(by_stem.values())
+    folders, pictures = find_stills(videos, images=data_dir / "images")
+    for path, stem in chain(((path, path.name) for path in folders), ((path, path.stem) for path in pictures)):
+        if _is_picture(path) and stem not in files and not how.pictures:
+            continue  # whatever pictures lie about
+        clip = _captioned(path, files.get(stem), how.encoding)
+        if stem in by_stem:
+            clip = Clip(path, (), BESIDE_A_VIDEO)
+        elif _is_picture(path) and not how.pictures:
+            clip = Clip(path, (), PICTURE_LEFT_OUT)
+        elif clip.problem == NO_CAPTION and stem not in prepared:
+            clip = Clip(path, (), STILLS_WITHOUT_CAPTION)
+        by_stem.setdefault(stem, clip)
+        fps = prepared.get(stem, {}).get("fps", how.stills_fps)
+        clips.append(Clip(path, clip.texts, clip.problem, clip.fatal, fps))
+    if not clips:
         raise MissingData(
             f"{printable(videos)}: no video files in it; {LAYOUT} (python video_dataset.py writes a demo)"
         )
-    by_stem = {}
-    for path in paths:
-        other = by_stem.setdefault(path.stem, path)
-        if other is not path:
-            raise DataError(
-                f"{printable(other.name)} and {printable(path.name)} in {printable(videos)} would share one caption; "
-                "rename or remove one of them"
-            )
+    clips.sort(key=lambda clip: natural_key(str(clip.path)))
+    return clips, sorted(files[stem].name for stem in files.keys() - by_stem.keys())
+
+
+def _is_picture(path: Path) -> bool:
+    return is_still(path) and not path.is_dir()
+
+
+def _caption_files(folder: Path) -> dict[str, Path]:
     files = {}
-    with os.scandir(captions) if captions.is_dir() else nullcontext(()) as entries:
+    with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.lower().endswith(".txt") and not entry.name.startswith("."):
                 files[entry.name[:-4]] = Path(entry.path)
-    clips = [_captioned(path, files.get(path.stem), encoding) for path in paths]
-    return clips, sorted(files[stem].name for stem in files.keys() - by_stem.keys())
+    return files
 
 
 def _captioned(path: Path, file: Path | None, encoding: str) -> Clip:

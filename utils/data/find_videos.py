@@ -1,13 +1,15 @@
-"""The videos of a folder."""
+"""The videos and pictures of a folder."""
 
 import os
 from pathlib import Path
 
+from utils.decoding.video_info import STILL_SUFFIXES
 from utils.files import natural_key
 
 VIDEO_EXTENSIONS = frozenset(
     ".mp4 .m4v .mov .mkv .webm .avi .gif .mpg .mpeg .ts .mts .m2ts .wmv .asf .flv .ogv .3gp .mxf".split()  # noqa: SIM905
 )
+REPORT_SHEET = "dataset_report.png"
 
 
 def find_videos(folder: str | Path, recursive: bool = False) -> list[Path]:
@@ -31,3 +33,19 @@ def find_videos(folder: str | Path, recursive: bool = False) -> list[Path]:
                 elif os.path.splitext(entry.name)[1].lower() in VIDEO_EXTENSIONS:
                     found.append(entry.path)
     return [Path(path) for path in sorted(found, key=natural_key)]
+
+
+def find_stills(folder: Path, images: Path) -> tuple[list[Path], list[Path]]:
+    """(folders in `folder` that hold pictures, pictures in `images` if there is such a folder, else in `folder`).
+
+    Hidden ones apart, and what the check of a data folder draws.
+    """
+    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    folders = [path for path in visible if path.is_dir() and path != images and any(map(is_still, path.iterdir()))]
+    if images.is_dir():
+        visible = [path for path in images.iterdir() if not path.name.startswith(".")]
+    return folders, [path for path in visible if is_still(path) and path.name != REPORT_SHEET and path.is_file()]
+
+
+def is_still(path: Path) -> bool:
+    return path.suffix.lower() in STILL_SUFFIXES and not path.name.startswith(".")

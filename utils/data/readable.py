@@ -5,7 +5,7 @@ A folder on a network that fails for a minute, or a file that somebody moved, sh
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -55,8 +55,13 @@ class ReadableClips:
     def _candidates(self, epoch: int, index: int) -> Iterator[int]:
         """The clip itself, and if that is of no use others in an order that follows from (seed, epoch, index)."""
         yield index
-        order = np.random.default_rng([self.seed, epoch, index, 0xBAD]).permutation(len(self))
-        yield from (int(i) for i in order[: MOST_REPLACEMENTS + 1] if i != index)
+        alike = next(clips for clips, _ in self.groups() if index in clips)
+        order = np.random.default_rng([self.seed, epoch, index, 0xBAD]).permutation(len(alike))
+        yield from (int(alike[i]) for i in order[: MOST_REPLACEMENTS + 1] if alike[i] != index)
+
+    def groups(self) -> list[tuple[Sequence[int], float]]:
+        """(indices of clips whose samples have the same shape, share of all samples that is to come of them)."""
+        return [(range(len(self)), 1.0)]
 
     def _report_in_main_process(self, failures: dict[str, str]) -> None:
         from torch.utils.data import get_worker_info

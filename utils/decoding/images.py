@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from utils.cli import UserError, printable
+from utils.decoding.video_info import STILL_SUFFIXES
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+IMAGE_SUFFIXES = (*STILL_SUFFIXES, ".gif")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # and no EPS, for which Pillow would start a program
 MAX_PIXELS = 8192 * 8192
 

@@ -17,8 +17,8 @@ from av.video.frame import PictureType
 from utils.decoding.fields import Numbered, progressive
 from utils.decoding.pictures import Pictures
 from utils.decoding.source import Source, number_of
-from utils.decoding.stills import STILLS, iter_stills
-from utils.decoding.video_info import VideoError, VideoInfo
+from utils.decoding.stills import iter_stills
+from utils.decoding.video_info import STILLS, VideoError, VideoInfo
 
 SEEK_FROM = 64  # below this index, decoding from the start costs about as much as a seek
 WHOLE_PICTURES = (PictureType.I, PictureType.NONE)  # none: of codecs that know no other

@@ -8,12 +8,10 @@ import cv2
 import numpy as np
 
 from utils.cli import printable
-from utils.decoding.images import IMAGE_SUFFIXES, ImageError, decode_image
-from utils.decoding.video_info import VideoError, VideoInfo
+from utils.decoding.images import ImageError, decode_image
+from utils.decoding.video_info import STILL_SUFFIXES, STILLS, VideoError, VideoInfo
 from utils.files import natural_key
 
-STILLS = "pictures"  # stands where other clips have their codec
-STILL_SUFFIXES = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != ".gif")  # which is a video
 STILLS_FPS = 8.0  # of a folder, unless somebody knows better
 
 

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+STILLS = "pictures"  # of a folder of pictures, or a single one, where a video has its codec
+STILL_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
 
 class VideoError(ValueError):
     """A file that is no usable video; the message is the reason in one line, without the path."""
@@ -33,3 +36,8 @@ class VideoInfo:
         for name in ("left_out", "gaps", "times", "notes"):  # JSON made lists of them
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
+
+
+def is_picture(info: VideoInfo) -> bool:
+    """Whether a clip is a single picture."""
+    return info.codec == STILLS and info.frames == 1

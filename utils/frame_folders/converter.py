@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.cli import UserError, printable
+from utils.data.manifest import MANIFEST
 from utils.files import write_text
 
-STATE_DIR, MANIFEST = ".prepare", "manifest.jsonl"
+STATE_DIR = ".prepare"
 CLIP_FOLDER = re.compile(r"video_(\d{4,})(?:_\d{3,})?")
 
 

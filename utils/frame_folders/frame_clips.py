@@ -16,10 +16,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from utils.cli import UserError, printable
+from utils.data.manifest import MANIFEST, read_manifest
 from utils.data.readable import ReadableClips, UnreadableClip
 from utils.decoding.images import IMAGE_SUFFIXES, read_image
 from utils.files import natural_key
-from utils.frame_folders.converter import MANIFEST
 from utils.video.frames import resize_frames
 from utils.video.motion import motion_score, to_buckets
 
@@ -56,7 +56,7 @@ def find_frame_folders(
     None takes the manifest's where it knows all clips, else "quantile". One clip alone has no distribution and gets
     SVD's default of 127. Raises UserError if there is no clip, or none long enough.
     """
-    described = _read_manifest(dataset_dir / MANIFEST)
+    described = read_manifest(dataset_dir / MANIFEST)
     folders, skipped = [], {}
     names = sorted((path.name for path in dataset_dir.iterdir() if path.is_dir()), key=natural_key)
     for name in tqdm(names, desc="reading folders", unit="clip", disable=None, leave=False):
@@ -102,22 +102,6 @@ def _score(clip: FrameFolder) -> float:
     first = _read_frame(clip.folder / clip.files[0])
     height, width = first.shape[:2]
     return motion_score(clip.read(range(count), width, height, "stretch"), clip.fps)
-
-
-def _read_manifest(path: Path) -> dict[str, dict]:
-    """{folder: row}; empty without a manifest. Raises UserError that names a line that is not one."""
-    rows = {}
-    if path.exists():
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            try:
-                row = json.loads(line)
-                if "folder" in row:
-                    rows[row["folder"]] = row
-            except (ValueError, TypeError):
-                raise UserError(
-                    f"--dataset_dir: line {number} of {path} is damaged; run prepare_dataset.py again"
-                ) from None
-    return rows
 
 
 class FrameClips(ReadableClips):

@@ -9,13 +9,12 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from utils.cli import UserError, printable
 from utils.data.errors import DataError
 from utils.data.readable import ReadableClips
 from utils.runs.run_folder import how_to_continue, newest_step
-from utils.training.order import EndlessSampler
 from utils.training.signals import heed_only_the_trainer
 
 WORKER_TIMEOUT = 120  # s for one batch
@@ -37,7 +36,7 @@ class Batches:
         dataset: ReadableClips,
         batch_size: int,
         num_workers: int,
-        sampler: EndlessSampler,
+        sampler: Sampler,
         pin_memory: bool = False,
         keep: int = 1,
     ):

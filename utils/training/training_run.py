@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 
 from utils.arguments.training import TRACKERS
 from utils.cli import resume_command
+from utils.data.readable import ReadableClips
 from utils.logs.metrics import Metrics
 from utils.logs.plots import plot_metrics
 from utils.logs.samples import write_samples
@@ -39,7 +40,7 @@ from utils.training.batches import Batches, saved_first
 from utils.training.divergence import NumberGuard
 from utils.training.ema import ema_weights, evaluation_mode, moving_average
 from utils.training.optimizers import learning_rate_schedule
-from utils.training.order import EndlessSampler, seed_step
+from utils.training.order import BucketSampler, EndlessSampler, seed_step
 from utils.training.processes import any_process, make_accelerator
 from utils.training.signals import StopSignals
 
@@ -91,7 +92,8 @@ class TrainingRun:
     ) -> nn.Module:
         """The model as accelerate wraps it; with it whatever a checkpoint holds besides weights is restored.
 
-        train_set: samples by (epoch, index), as dicts that default_collate takes; "path" names a sample's file.
+        train_set: samples by (epoch, index), as dicts that default_collate takes; "path" names a sample's file. If it
+        has groups (see ReadableClips), no batch mixes them.
         weights: groups of named tensors that a checkpoint keeps; to load them back, from `resumed.tensors`, is the
         script's.
         result_bytes: size of what the training leaves besides checkpoints, if that is not the weights.
@@ -123,7 +125,11 @@ class TrainingRun:
         self.metrics = Metrics(self.run_dir / "metrics.jsonl", self.step, accelerator.log, self.main_process)
         rank, world_size = accelerator.process_index, accelerator.num_processes
         start = self.step * self.samples_per_step(self.batch_size)
-        sampler = EndlessSampler(len(self.train_set), args.seed, start, rank, world_size)
+        groups = self.train_set.groups() if isinstance(self.train_set, ReadableClips) else ()
+        if len(groups) > 1:
+            sampler = BucketSampler(groups, self.batch_size, args.seed, start, rank, world_size)
+        else:
+            sampler = EndlessSampler(len(self.train_set), args.seed, start, rank, world_size)
         pin_memory, kept = self.device.type == "cuda", args.gradient_accumulation_steps
         self.batches = Batches(self.train_set, self.batch_size, args.num_workers, sampler, pin_memory, kept)
         self.numbers = NumberGuard(accelerator, self.batches, self.run_dir, args.seed)

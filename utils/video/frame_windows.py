@@ -1,9 +1,15 @@
-"""Which frames of a video are used: windows and whole clips chosen by time, never across a gap of damaged packets."""
+"""Which frames of a video are used: windows and whole clips chosen by time, never across a gap of damaged packets; and
+in which shape."""
 
+import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from utils.arguments.buckets import Bucket
+from utils.decoding.video_info import is_picture
 
 if TYPE_CHECKING:
     from utils.decoding.video_info import VideoInfo
@@ -79,3 +85,21 @@ def sample_segment(
 
 def too_short(num_frames: int, target_fps: float | None) -> str:
     return f"fewer than {num_frames} frames" + (f" at {target_fps:g} fps" if target_fps else "")
+
+
+def choose_bucket(info: "VideoInfo", buckets: Sequence[Bucket], target_fps: float | None) -> Bucket:
+    """The shape that a clip is used in: the longest that it fills, or the shortest if none; then the nearest in aspect
+    ratio, then the largest. A picture has one frame whatever the buckets say."""
+    frames = sorted({each.frames for each in buckets})
+    if is_picture(info):
+        chosen = [each._replace(frames=1) for each in buckets]
+    else:
+        filled = (n for n in reversed(frames) if len(window_starts(info, n, target_fps)))
+        length = next(filled, frames[0])
+        chosen = [each for each in buckets if each.frames == length]
+
+    def distance(each: Bucket) -> tuple[float, int]:
+        ratio = math.log(each.width * info.height / (each.height * info.width))
+        return round(abs(ratio), 6), -each.width * each.height
+
+    return min(chosen, key=distance)

@@ -1,0 +1,51 @@
+"""Training on frames that are not square, and on clips of several shapes."""
+
+import shutil
+
+import pytest
+from PIL import Image
+
+from tests.clips import moving_clip
+from tests.data.folders import add_clip
+from tests.text2video.running import losses, train
+from utils.runs.checkpoint import list_checkpoints
+from utils.runs.model_file import load_model
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """Wide and high clips of ten and of five frames, and two pictures."""
+    folder = tmp_path_factory.mktemp("mixed")
+    for n, (frames, height, width) in enumerate([(10, 32, 48), (10, 48, 32), (5, 32, 48), (5, 48, 32), (10, 32, 48)]):
+        add_clip(folder, f"clip{n}", moving_clip(frames, height, width), f"clip {n} moves")
+    for n in range(2):
+        Image.new("RGB", (48, 32), ("red", "blue")[n]).save(folder / "videos" / f"picture{n}.png")
+        (folder / "captions" / f"picture{n}.txt").write_text(f"picture {n}")
+    return folder
+
+
+def test_frames_may_be_wider_than_high(mixed, tmp_path):
+    train(mixed, tmp_path / "run", "--height", "16", "--width", "24", "--max_train_steps", "2")
+    model = load_model(tmp_path / "run" / "best_model.pth")
+    assert (model["height"], model["width"]) == (16, 24)
+
+
+def test_a_run_on_buckets_and_pictures_resumes_to_the_bit(mixed, tmp_path):
+    flags = ["--buckets", "24x16x8", "16x24x8", "24x16x4", "16x24x4", "--image_share", "0.3", "--batch_size", "2"]
+    flags += ["--max_train_steps", "8", "--checkpoint_every", "3", "--validate_every", "4", "--sample_every", "8"]
+    train(mixed, tmp_path / "whole", *flags)
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    shutil.rmtree(list_checkpoints(tmp_path / "parts")[0])  # as if it had been stopped after step 6
+    train(mixed, tmp_path / "parts", *flags, "--resume", "latest")
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole") and len(losses(tmp_path / "whole")) == 8
+
+
+def test_sizes_that_the_network_cannot_take_are_refused(mixed, tmp_path, capsys):
+    for flags, said in (
+        (["--width", "25"], "--width: got 25, must be a multiple of"),
+        (["--buckets", "25x16x8"], "--buckets 25x16x8: got 25, must be a multiple of"),
+        (["--buckets", "24x16"], "must be width x height x frames"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            train(mixed, tmp_path / "run", *flags)
+        assert ended.value.code == 2 and said in capsys.readouterr().err
