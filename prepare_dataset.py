@@ -19,6 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+from utils.arguments.data import add_caption_args
 from utils.cli import Bad, Parser, UserError, choice, integer, number, output_problems, printable, run, utf8_text
 
 # NumPy, OpenCV and PyAV are imported where they are used: --help answers at once.
@@ -27,6 +28,7 @@ from utils.cli import Bad, Parser, UserError, choice, integer, number, output_pr
 FRAME_SETTINGS = (
     "max_frames min_frames target_fps frame_stride size resize_mode format scenes keep".split()  # noqa: SIM905
 )
+BESIDE = Path()  # of --captions
 KEEP = ("black", "static", "cut", "duplicate")
 
 
@@ -41,6 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
     group = parser.add_argument_group("frames")
     group.add_argument("--max_frames", type=integer(1), help="of each clip the first N frames; default: all")
+    group.add_argument("--clip_frames", type=integer(1), help="cut every video or scene into clips of N frames")
     group.add_argument("--min_frames", type=integer(1), default=2, help="reject clips with fewer frames")
     group.add_argument("--target_fps", type=number(0.01, 1000), help="take frames by time; default: every frame")
     group.add_argument("--frame_stride", type=integer(1), default=1, help="take every N-th frame")
@@ -59,6 +62,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--motion", type=choice("quantile", "zscore", "const"), default="quantile", help="from score to bucket"
     )
     group.add_argument("--license", type=utf8_text, metavar="TEXT", help="of the videos, for the manifest")
+
+    group = parser.add_argument_group("captions, for train_text2video.py")
+    group.add_argument(
+        "--captions",
+        type=Path,
+        nargs="?",
+        const=BESIDE,
+        metavar="PATH",
+        help="a folder of <video's name>.txt or a table; without PATH: beside the videos",
+    )
+    add_caption_args(group)
 
     group = parser.add_argument_group("speed")
     group.add_argument(
@@ -93,6 +107,10 @@ def problems(args: argparse.Namespace) -> Iterator[str]:
     yield from output_problems(args.output_dir, args.video_dir)
     if args.max_frames and args.max_frames < args.min_frames:
         yield f"--max_frames: got {args.max_frames}, must be at least --min_frames ({args.min_frames})"
+    if args.clip_frames and args.clip_frames < args.min_frames:
+        yield f"--clip_frames: got {args.clip_frames}, must be at least --min_frames ({args.min_frames})"
+    if args.captions and not args.captions.exists():
+        yield f"--captions: there is no {args.captions}; give a folder of .txt files or a table"
     if args.target_fps and args.frame_stride > 1:
         yield "--frame_stride: cannot be combined with --target_fps, choose one"
     if args.scenes and not importlib.util.find_spec("scenedetect"):
@@ -119,6 +137,9 @@ def prepare(args: argparse.Namespace) -> None:
         hint = "" if args.recursive else "; --recursive looks into its folders"
         raise UserError(f"--video_dir: {args.video_dir} holds no videos{hint}")
     settings = {name: getattr(args, name) for name in FRAME_SETTINGS}
+    if args.clip_frames:
+        settings["clip_frames"] = args.clip_frames  # datasets from before it was there have no such setting
+    captions = captions_by_source(args, found) if args.captions else None
     dataset = FrameFolders.open(args.video_dir, args.output_dir, settings, found, args.overwrite)
 
     # Frames: this machine's share of the numbers, less what is done.
@@ -133,11 +154,20 @@ def prepare(args: argparse.Namespace) -> None:
     def report(rows: dict[str, dict]) -> None:
         write_report(args.output_dir / "report.html", rows, {clip: dataset.sheet(clip) for clip in rows})
 
-    rows = dataset.publish(args.motion, args.license, report)
+    rows = dataset.publish(args.motion, args.license, captions, report)
     missing = len(dataset.sources) - len({row["source"] for row in rows.values()})
     print_summary(args.output_dir, list(rows.values()), missing)
     if not missing and not any("folder" in row for row in rows.values()):
         raise UserError(f"--video_dir: none of the videos in {args.video_dir} gives a clip, see above")
+
+
+def captions_by_source(args: argparse.Namespace, sources: list[str]) -> dict[str, tuple[str, ...]]:
+    from utils.data.find_clips import FolderFormat, captions_of
+
+    where = None if args.captions is BESIDE else args.captions
+    how = FolderFormat(args.caption_encoding, args.video_column, args.caption_column)
+    found = captions_of([args.video_dir / source for source in sources], args.video_dir, where, how)
+    return dict(zip(sources, found, strict=True))
 
 
 def converted(jobs: list, num_workers: int) -> Iterator[None]:
@@ -196,6 +226,8 @@ def print_summary(output_dir: Path, rows: list[dict], missing: int) -> None:
         print("".join(f"  {listed(sources, reason)}\n" for reason, sources in most[:10]), end="")
         if len(most) > 10:
             print(f"  and {len(most) - 10} more {kind}, see report.html")
+    if silent := sorted({row["source"] for row in kept if row.get("text") == []}):
+        print(f"  {listed(silent, 'no caption')}")
     if missing:
         print(f"{missing} videos are still to be done, by other shards or without --max_samples")
 

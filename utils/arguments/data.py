@@ -60,10 +60,14 @@ def add_reading_args(group: argparse._ArgumentGroup) -> None:
         default=8.0,
         help="frames per second of clips that are folders of pictures, where no manifest says",
     )
+    add_caption_args(group)
+    group.add_argument("--trigger_word", type=utf8_text, help="put in front of every caption")
+
+
+def add_caption_args(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--caption_encoding", default="utf-8-sig", help="of caption files, e.g. gb18030")
     group.add_argument("--video_column", help="of a table of captions; default: file_name, video, path, ...")
     group.add_argument("--caption_column", help="of a table of captions; default: text, caption, prompt")
-    group.add_argument("--trigger_word", type=utf8_text, help="put in front of every caption")
 
 
 def frame_shape(args: argparse.Namespace) -> tuple[int, int]:

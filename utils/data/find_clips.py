@@ -7,6 +7,7 @@ video, and where pictures are asked for each that has a caption is a clip of one
 
 import os
 import stat
+from collections import Counter
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -156,3 +157,38 @@ def _captioned(path: Path, file: Path | None, encoding: str) -> Clip:
     except OSError as error:
         return Clip(path, (), f"{printable(file)}: {error.strerror}; make it readable", fatal=True)
     return Clip(path, (text,), "") if text else Clip(path, (), EMPTY_CAPTION)
+
+
+def captions_of(videos: list[Path], video_dir: Path, where: Path | None, how: FolderFormat) -> list[tuple[str, ...]]:
+    """The captions of each video, () without any.
+
+    where: a folder of <stem>.txt, or a table; None: beside the videos, in captions/ beside videos/, or a table in
+    video_dir. Raises DataError for a table or an encoding that cannot be read, and if there is no caption at all.
+    """
+    check_encoding(how.encoding)
+    beside = video_dir.parent / "captions" if video_dir.name == "videos" else None
+    table = where if where and where.is_file() else None
+    if where is None and not (beside and beside.is_dir()):
+        table = find_table(video_dir)
+    if table:
+        rows = read_table(table, how.encoding, how.video_column, how.caption_column)
+        by_path = {os.path.abspath(path): texts for path, texts in rows.items()}
+        names = Counter(path.name for path in rows)
+        by_name = {path.name: texts for path, texts in rows.items() if names[path.name] == 1}
+        found = [by_path.get(os.path.abspath(path), by_name.get(path.name, ())) for path in videos]
+    else:
+        folder = where or (beside if beside and beside.is_dir() else None)
+        stems = Counter(path.stem if folder else path.with_suffix("") for path in videos)
+        if twice := next((stem for stem, count in stems.items() if count > 1), None):
+            raise DataError(f"--captions: several videos would share the caption {printable(twice)}.txt; rename them")
+        files = {parent: _caption_files(folder or parent) for parent in {path.parent for path in videos}}
+        clips = [_captioned(path, files[path.parent].get(path.stem), how.encoding) for path in videos]
+        if fatal := next((clip for clip in clips if clip.fatal), None):
+            raise CaptionError(fatal.problem)
+        found = [clip.texts for clip in clips]
+    if not any(found):
+        raise DataError(
+            f"--captions: none of the videos in {printable(video_dir)} has a caption in "
+            f"{printable(table or where or 'captions/, beside it or in a table')}; name their folder or table"
+        )
+    return found

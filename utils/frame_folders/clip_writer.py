@@ -31,8 +31,8 @@ def write_clips(video: Path, name: str, folder: Path, settings: dict) -> dict[st
     """Write the clips of one video as folder/<clip>/00000.png ... and their contact sheets as folder/<clip>.jpg.
 
     Returns {clip: manifest row}; frames of a clip whose row says "rejected" are not worth keeping. A video is one clip
-    called `name`; with settings["scenes"] a clip per scene: name_001, name_002. Raises VideoError if it is no usable
-    video, OSError if a file cannot be written in full.
+    called `name`; with settings["scenes"] a clip per scene, with settings["clip_frames"] a clip per so many frames:
+    name_001, name_002. Raises VideoError if it is no usable video, OSError if a file cannot be written in full.
     """
     info = probe_video(video, decode=False)
     try:  # most videos hold what their packets promise, and then one decoding is enough
@@ -49,12 +49,17 @@ def write_clips(video: Path, name: str, folder: Path, settings: dict) -> dict[st
 
 def _write(info: VideoInfo, name: str, folder: Path, settings: dict) -> dict[str, dict]:
     """write_clips for a probed video."""
-    segments, notes = _segments(info, settings["scenes"])
-    clips = {}
-    for number, (first, end) in enumerate(segments, 1):
+    length = settings.get("clip_frames")
+    numbered = settings["scenes"] or length is not None
+    segments, notes = _segments(info, settings["scenes"], all_parts=numbered)
+    parts = []
+    for first, end in segments:
         indices, fps = sample_segment(info, first, end, settings["target_fps"], settings["frame_stride"])
-        clip = f"{name}_{number:03d}" if settings["scenes"] else name
-        clips[clip] = indices[: settings["max_frames"]], fps
+        pieces = [indices[n : n + length] for n in range(0, len(indices), length)] if length else [indices]
+        if len(pieces) > 1 and len(pieces[-1]) < settings["min_frames"]:
+            pieces.pop()  # what is left over
+        parts += [(piece[: settings["max_frames"]], fps) for piece in pieces]
+    clips = {f"{name}_{number:03d}" if numbered else name: part for number, part in enumerate(parts, 1)}
 
     whole = [indices for indices, _ in clips.values() if len(indices) >= settings["min_frames"]]
     frames = iter_frames(info, np.concatenate(whole) if whole else ())
@@ -70,14 +75,14 @@ def _write(info: VideoInfo, name: str, folder: Path, settings: dict) -> dict[str
     return rows
 
 
-def _segments(info: VideoInfo, scenes: bool) -> tuple[list[tuple[int, int]], list[str]]:
+def _segments(info: VideoInfo, scenes: bool, all_parts: bool) -> tuple[list[tuple[int, int]], list[str]]:
     """(parts [first, end) of the video without a gap or, with scenes, a cut inside; notes).
 
-    Without scenes only the longest part: a folder of frames cannot say where frames are missing.
+    Unless all_parts are wanted only the longest: a folder of frames cannot say where frames are missing.
     """
     bounds = sorted({0, *info.gaps, *(scene_cuts(info) if scenes else ()), info.frames})
     segments, notes = list(pairwise(bounds)), list(info.notes)
-    if not scenes and len(segments) > 1:
+    if not all_parts and len(segments) > 1:
         first, end = max(segments, key=lambda segment: segment[1] - segment[0])
         segments = [(first, end)]
         notes.append(f"only frames {first} to {end - 1}: others are missing before or behind them")

@@ -152,16 +152,22 @@ class FrameFolders:
         return [number for number in numbers if not done(number)]
 
     def publish(
-        self, motion: str, license: str | None, write_page: Callable[[dict[str, dict]], None]
+        self,
+        motion: str,
+        license: str | None,
+        captions: dict[str, tuple[str, ...]] | None,
+        write_page: Callable[[dict[str, dict]], None],
     ) -> dict[str, dict]:
         """Write manifest.jsonl of all videos that are done, remove duplicates, call write_page; returns {clip: row}.
+
+        captions: {source: its captions}, for the rows of its clips.
 
         Of several machines the last to finish need not be the last to write, so whoever writes looks again whether
         that was everything.
         """
         written, rows = None, {}
         while (records := self.records()) != written:
-            rows, written = manifest_rows(records, self.settings["keep"], motion, license), records
+            rows, written = manifest_rows(records, self.settings["keep"], motion, license, captions), records
             for clip, row in rows.items():
                 if "folder" not in row:
                     shutil.rmtree(self.output_dir / clip, ignore_errors=True)
@@ -171,7 +177,11 @@ class FrameFolders:
 
 
 def manifest_rows(
-    records: dict[int, dict], keep: Iterable[str], motion: str = "const", license: str | None = None
+    records: dict[int, dict],
+    keep: Iterable[str],
+    motion: str = "const",
+    license: str | None = None,
+    captions: dict[str, tuple[str, ...]] | None = None,
 ) -> dict[str, dict]:
     """{clip: manifest row} in order of number; a row without "folder" says under "rejected" why there is none."""
     from utils.video.motion import to_buckets
@@ -184,6 +194,8 @@ def manifest_rows(
             content, reason = row.pop("content", None), row.pop("rejected", None)
             if reason is None and first.setdefault(content, clip) != clip and "duplicate" not in keep:
                 reason = f"duplicate of {first[content]}"
+            if captions and reason is None:
+                row["text"] = list(captions.get(record["source"], ()))
             rows[clip] = {"rejected": reason, **row} if reason else {"folder": clip, **row}
     kept = [row for row in rows.values() if "folder" in row]
     for row, bucket in zip(kept, to_buckets([row["motion_score"] for row in kept], motion), strict=True):
@@ -225,7 +237,7 @@ def _changes(stored: dict, settings: dict, found: list[str]) -> list[str]:
     before, present = stored["settings"], set(found)
     changes = [
         f"--{name} {_shown(before.get(name))} -> {_shown(value)}"
-        for name, value in settings.items()
+        for name, value in ({name: None for name in before} | settings).items()
         if before.get(name) != value
     ]
     return changes + [f"{source} is gone" for source in stored["sources"] if source not in present]
