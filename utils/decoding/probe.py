@@ -53,19 +53,17 @@ class Scan:
         self.sizes, self.interlaced, self.pulldown = set(), 0, Pulldown()
         with closing(Source(path, threads=threads, max_pixels=max_pixels)) as source:
             self.source = source
-            for packet in source.packets():
-                self._packet(packet)
+            for number, packet in enumerate(source.packets() if decode else source.demuxed()):
+                if packet.size:
+                    self.packets[number] = packet.pts, packet.is_keyframe
+                    self.shown += not packet.is_discard
                 if decode:
                     self._decode(packet)
-                elif len(self.packets) == 1:  # its picture says what all look like
+                elif len(self.packets) == 1 and not self.numbers:  # its picture says what all look like
+                    packet.opaque = [number]
                     self._decode(packet)
                     self._decode(None)
             self._describe()
-
-    def _packet(self, packet: av.Packet) -> None:
-        if packet.size:
-            self.packets[number_of(packet)] = packet.pts, packet.is_keyframe
-            self.shown += not packet.is_discard
 
     def _decode(self, packet: av.Packet | None) -> None:
         """None: the frames that are held back, and then no more."""

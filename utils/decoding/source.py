@@ -115,21 +115,25 @@ class Source:
 
     def packets(self) -> Iterator[av.Packet]:
         """The packets from here on; the last is empty and makes the decoder give up the frames it holds back."""
-        packets, failures, number = self.container.demux(self.stream), 0, 0
         self.latest = self.latest[:1]
+        for number, packet in enumerate(self.demuxed()):
+            packet.opaque = [number]  # an object of its own: PyAV tells them apart by their addresses
+            yield packet
+
+    def demuxed(self) -> Iterator[av.Packet]:
+        """The same packets without their numbers, which only a decoder needs."""
+        packets, failures = self.container.demux(self.stream), 0
         while failures <= MOST_FAILURES:  # in a row
             try:
-                packet = next(packets)
-            except (av.error.EOFError, StopIteration):
+                for packet in packets:
+                    failures = 0
+                    yield packet
+                return
+            except av.error.EOFError:
                 return
             except (av.error.FFmpegError, IndexError):  # an index: of a stream that turned up on the way
                 failures, self.failed = failures + 1, True
                 packets = self.container.demux(self.stream)
-                continue
-            failures = 0
-            packet.opaque = [number]  # an object of its own: PyAV tells them apart by their addresses
-            number += 1
-            yield packet
 
     def decode(self, packet: av.Packet) -> list[av.VideoFrame]:
         """Raises av.error.FFmpegError for a packet that cannot be decoded."""
