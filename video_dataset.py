@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import random
 import sys
 from collections import defaultdict
@@ -27,7 +26,7 @@ from utils.arguments.buckets import Bucket
 from utils.arguments.data import MISSING_CAPTION, RESIZE_MODES, SHORT_CLIPS, add_reading_args, buckets_of, reading_args
 from utils.cli import Parser, UserError, integer, output_problems, printable, run
 from utils.data.captions import swap_left_right
-from utils.data.clip_index import bucket_counts, print_report, usable_clips
+from utils.data.clip_index import bucket_counts, clip_digests, print_report, usable_clips
 from utils.data.data_check import check_dataset, print_check, save_contact_sheet
 from utils.data.errors import CaptionError, DataError
 from utils.data.find_clips import FolderFormat
@@ -324,8 +323,7 @@ class TextVideoDataset(ReadableClips):
 
     def digests(self) -> dict[str, str]:
         """{name: digest of size in bytes, frames and caption} of the clips, in order."""
-        rows = {Path(info.path).name: [os.path.getsize(info.path), info.frames, *texts] for info, texts in self.items}
-        return {name: hashlib.sha256(json.dumps(row).encode()).hexdigest()[:16] for name, row in rows.items()}
+        return clip_digests(self.data_dir, self.items)
 
     def fingerprint(self) -> str:
         """One digest of all clips: the same data, the same digest."""

@@ -15,7 +15,7 @@ from utils.decoding import source
 from utils.decoding.probe import probe_video
 from utils.decoding.read import read_frames
 from utils.decoding.source import Source
-from utils.decoding.video_info import VideoError, VideoInfo
+from utils.decoding.video_info import Section, VideoError, VideoInfo
 
 
 @pytest.mark.parametrize(
@@ -44,9 +44,10 @@ def test_a_playlist_behind_a_video_header_opens_no_other_file_V33(tmp_path, monk
     encode(tmp_path / "other.mp4", moving_clip(4))
     playlist = tmp_path / "list.mp4"
     playlist.write_text("ffconcat version 1.0\nfile other.mp4\n")
-    monkeypatch.setattr(source, "check_file", lambda path: None)
-    with pytest.raises(VideoError, match="cannot be opened"):
-        Source(str(playlist))
+    monkeypatch.setattr(source, "check_file", lambda path, section: None)
+    for section in (None, Section(str(playlist), 0, playlist.stat().st_size)):
+        with pytest.raises(VideoError, match="cannot be opened"):
+            Source(str(playlist), section=section)
 
 
 def test_a_fifo_never_hangs_and_links_are_named_V26_V28_V29(tmp_path):

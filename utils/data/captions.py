@@ -25,12 +25,20 @@ def read_caption(path: Path, encoding: str = "utf-8-sig") -> str:
 
     A byte order mark overrides `encoding`. Raises CaptionError naming file, byte and remedy.
     """
-    return " ".join(decoded(path, encoding).replace("\0", "").split())
+    return one_line(decoded(path, encoding))
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.replace("\0", "").split())
 
 
 def decoded(path: Path, encoding: str) -> str:
     """A file's text; a byte order mark overrides `encoding`. Raises CaptionError naming file, byte and remedy."""
-    data = path.read_bytes()
+    return decode_caption(path.read_bytes(), printable(path), encoding)
+
+
+def decode_caption(data: bytes, file: str, encoding: str) -> str:
+    """The same of bytes; `file` is how the message calls them."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
     elif data.startswith(codecs.BOM_UTF8):
@@ -42,7 +50,7 @@ def decoded(path: Path, encoding: str) -> str:
         name = "UTF-8" if encoding == "utf-8-sig" else encoding
         remedy = "the encoding it was written in" if encoding == "gb18030" else "gb18030, or whatever it was written in"
         raise CaptionError(
-            f"{printable(path)}: byte {where} (0x{data[where]:02x}) is not {name} text; "
+            f"{file}: byte {where} (0x{data[where]:02x}) is not {name} text; "
             f"save it as UTF-8 or pass --caption_encoding {remedy}"
         ) from None
 

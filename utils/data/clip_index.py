@@ -3,15 +3,18 @@
 What is learned about the videos is kept in <data_dir>/.video_index.json: a file is opened once.
 """
 
+import hashlib
 import json
 import os
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from utils.arguments.buckets import Bucket
@@ -26,9 +29,10 @@ from utils.data.find_clips import (
     FolderFormat,
     find_clips,
 )
-from utils.decoding.video_info import STILLS, is_picture
+from utils.decoding.video_info import STILLS, Section, is_picture
 from utils.files import write_text
 from utils.video.frame_windows import choose_bucket, too_short, window_starts
+from utils.workers import Worker
 
 if TYPE_CHECKING:
     from utils.decoding.video_info import VideoInfo
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 # NumPy and PyAV come with utils.decoding, which is imported where it is used: --help answers at once.
 
 SAVE_EVERY_S = 30
+MANY = 256  # clips, from which on processes are worth their start
 INDEX_FILE, INDEX_VERSION = ".video_index.json", 2
 
 
@@ -58,33 +63,23 @@ class VideoIndex:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or damaged: probe again
             self.infos = {}
 
-    def probe(self, path: Path) -> "VideoInfo | str":
-        """VideoInfo, or the reason why the file is no usable video."""
-        from utils.decoding.probe import probe_video
-        from utils.decoding.video_info import VideoError
-
-        key = os.path.abspath(path)
+    def known(self, clip: Clip) -> "VideoInfo | None":
+        """What is remembered of a clip that has not changed since."""
+        known = self.infos.get(os.path.abspath(clip.path))
+        if not known or not (known[2].verified or not self.decode) or known[2].section != clip.section:
+            return None
         try:
-            status = os.stat(path)
-            known = self.infos.get(key)
-            if known and known[:2] == (status.st_size, status.st_mtime_ns) and (known[2].verified or not self.decode):
-                return known[2]
-            info = probe_video(path, decode=self.decode)
-        except VideoError as error:
-            return str(error)
-        except FileNotFoundError:
-            return "broken link" if os.path.islink(path) else "no such file"
-        except OSError as error:
-            return f"cannot be read: {error.strerror}"
-        self.infos[key] = (status.st_size, status.st_mtime_ns, info)
-        self.changed = True
-        return info
+            return known[2] if known[:2] == _stamp(known[2].path, clip.section) else None
+        except OSError:
+            return None
 
-    def clip(self, clip: Clip) -> "VideoInfo | str":
-        """The same of a clip of find_clips."""
-        info = self.probe(clip.path)
-        of_stills = not isinstance(info, str) and info.codec == STILLS
-        return replace(info, fps=clip.fps) if of_stills and clip.fps else info
+    def learn(self, clip: Clip, stamp: Sequence[int], info: dict) -> "VideoInfo":
+        from utils.decoding.video_info import VideoInfo
+
+        known = (*stamp, VideoInfo(**info))
+        self.infos[os.path.abspath(clip.path)] = known
+        self.changed = True
+        return known[2]
 
     def save(self) -> None:
         if not self.changed:
@@ -97,30 +92,72 @@ class VideoIndex:
         self.changed = False
 
 
-def probe_all(data_dir: Path, clips: list[Clip], decode: bool = False) -> Iterator["VideoInfo | str"]:
-    """Yield VideoInfo or reason for each clip in order, probing in threads (FFmpeg works without the GIL).
+def _stamp(path: str, section: Section | None) -> tuple[int, int]:
+    """What changes when a file does."""
+    status = os.stat(section.file if section else path)
+    return status.st_size, status.st_mtime_ns
 
-    decode: whether every frame is to be decoded once. Stops early, after at most one chunk too many, when the caller
-    stops asking.
+
+def probe_plainly(path: str, section: list | None, decode: bool) -> list:
+    """[what changes when the file does, VideoInfo as a dict or the reason why it is no usable video]."""
+    from utils.decoding.probe import probe_video
+    from utils.decoding.video_info import VideoError
+
+    section, stamp = Section(*section) if section else None, (0, 0)
+    try:
+        stamp = _stamp(path, section)
+        return [stamp, asdict(probe_video(path, decode=decode, section=section))]
+    except VideoError as error:
+        return [stamp, str(error)]
+    except FileNotFoundError:
+        return [stamp, "broken link" if os.path.islink(path) else "no such file"]
+    except OSError as error:
+        return [stamp, f"cannot be read: {error.strerror}"]
+
+
+def probe_all(
+    data_dir: Path, clips: list[Clip], decode: bool = False, wanted: int | None = None
+) -> Iterator["VideoInfo | str"]:
+    """Yield VideoInfo or reason for each clip in order; many are probed by several processes, few in threads.
+
+    decode: whether every frame is to be decoded once. wanted: how many usable ones the caller will ask for. Stops
+    early, after at most one chunk too many, when the caller stops asking. Raises UserError if a process dies.
     """
     from tqdm import tqdm
 
-    index = VideoIndex(data_dir, decode)
-    threads, saved = min(8, os.cpu_count() or 1), time.monotonic()
-    try:
-        with (
-            ThreadPoolExecutor(threads) as pool,
-            tqdm(total=len(clips), desc="indexing", unit="video", disable=None) as bar,
-        ):
-            for first in range(0, len(clips), 16 * threads):
-                for result in pool.map(index.clip, clips[first : first + 16 * threads]):
-                    bar.update()
-                    yield result
-                if time.monotonic() - saved > SAVE_EVERY_S:  # a killed pass keeps what it learned
-                    index.save()
-                    saved = time.monotonic()
-    finally:
-        index.save()  # an interrupted pass keeps what it learned
+    index, saved = VideoIndex(data_dir, decode), time.monotonic()
+    workers = min(8, os.cpu_count() or 1)
+    with ExitStack() as stack:
+        stack.callback(index.save)  # an interrupted pass keeps what it learned
+        pool = stack.enter_context(ThreadPoolExecutor(workers))
+        bar = stack.enter_context(tqdm(total=len(clips), desc="indexing", unit="video", disable=None))
+        idle: SimpleQueue[Callable] = SimpleQueue()
+
+        def probe(clip: Clip) -> "VideoInfo | str":
+            if known := index.known(clip):
+                return _at_its_rate(clip, known)
+            call = idle.get()
+            try:
+                stamp, found = call(os.path.abspath(clip.path), clip.section, decode)
+            finally:
+                idle.put(call)
+            return found if isinstance(found, str) else _at_its_rate(clip, index.learn(clip, stamp, found))
+
+        many = min(len(clips), wanted or len(clips)) >= MANY and not all(map(index.known, clips[:MANY]))
+        for _ in range(workers):  # FFmpeg works without the GIL, but Python's part of a short file is the larger one
+            idle.put(stack.enter_context(closing(Worker(__name__, "probe_plainly"))) if many else probe_plainly)
+        for first in range(0, len(clips), 16 * workers):
+            for result in pool.map(probe, clips[first : first + 16 * workers]):
+                bar.update()
+                yield result
+            if time.monotonic() - saved > SAVE_EVERY_S:  # a killed pass keeps what it learned
+                index.save()
+                saved = time.monotonic()
+
+
+def _at_its_rate(clip: Clip, info: "VideoInfo") -> "VideoInfo":
+    """Pictures have no rate of their own."""
+    return replace(info, fps=clip.fps) if info.codec == STILLS and clip.fps else info
 
 
 def usable_clips(
@@ -152,7 +189,7 @@ def usable_clips(
         )
     items, longest = [], 0
     usable = [clip for clip in clips if clip.problem in tolerated]
-    results = probe_all(data_dir, usable)
+    results = probe_all(data_dir, usable, wanted=max_samples)
     for clip, info in zip(usable, results, strict=False):
         if isinstance(info, str):
             skipped[info].append(clip.path.name)
@@ -189,6 +226,17 @@ def usable_clips(
 def is_too_short(info: "VideoInfo", num_frames: int, target_fps: float | None) -> bool:
     """Whether a clip that is no picture has no window of num_frames."""
     return not is_picture(info) and not len(window_starts(info, num_frames, target_fps))
+
+
+def clip_digests(data_dir: Path, items: list[tuple["VideoInfo", tuple[str, ...]]]) -> dict[str, str]:
+    """{name: digest of size in bytes, frames and captions} of the clips, in order; names that are shared come with
+    their folders."""
+    names, rows = Counter(Path(info.path).name for info, _ in items), {}
+    for info, texts in items:
+        name = Path(info.path).name
+        name = name if names[name] == 1 else os.path.relpath(info.path, data_dir)
+        rows[name] = json.dumps([info.bytes, info.frames, *texts])
+    return {name: hashlib.sha256(row.encode()).hexdigest()[:16] for name, row in rows.items()}
 
 
 def bucket_counts(infos: Iterable["VideoInfo"], buckets: Sequence[Bucket], target_fps: float | None) -> dict[str, int]:

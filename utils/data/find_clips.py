@@ -1,23 +1,26 @@
 """The clips of a data folder: its videos with the captions that belong to them.
 
 A data folder holds videos/<stem>.<any video extension> and captions/<stem>.txt, or both side by side, or a table
-(caption_table.py), or it is what prepare_dataset.py --captions wrote. A folder of pictures with a caption stands for a
-video, and where pictures are asked for each that has a caption is a clip of one frame.
+(caption_table.py), or WebDataset shards, or what prepare_dataset.py --captions wrote. A folder of pictures with a
+caption stands for a video, and where pictures are asked for each that has a caption is a clip of one frame.
 """
 
+import json
 import os
 import stat
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
 from utils.cli import printable
-from utils.data.caption_table import find_table, read_table
-from utils.data.captions import MAX_CAPTION_BYTES, check_encoding, read_caption
+from utils.data.caption_table import CAPTION_COLUMNS, find_table, read_table
+from utils.data.captions import MAX_CAPTION_BYTES, check_encoding, decode_caption, one_line, read_caption
 from utils.data.errors import CaptionError, DataError, MissingData
-from utils.data.find_videos import find_stills, find_videos, is_still
+from utils.data.find_videos import VIDEO_EXTENSIONS, find_shards, find_stills, find_videos, is_still, shard_samples
 from utils.data.manifest import MANIFEST, read_manifest
+from utils.decoding.video_info import STILL_SUFFIXES, Section
 from utils.files import natural_key
 
 NO_CAPTION, EMPTY_CAPTION = "no caption", "empty caption"
@@ -52,6 +55,7 @@ class Clip:
     path: Path
     texts: tuple[str, ...]
     problem: str = ""
+    section: Section | None = None  # of the tar file that it lies in
     fatal: bool = False  # a caption that cannot be decoded stops training: skipping it would hide a wrong encoding
     fps: float | None = None  # of a folder of pictures
 
@@ -75,6 +79,11 @@ def find_clips(data_dir: Path, how: FolderFormat) -> tuple[list[Clip], list[str]
             return [_of_table(path, texts, how) for path, texts in rows.items()], []
     if how.video_column or how.caption_column:
         raise DataError(f"{printable(data_dir)}: --video_column and --caption_column need a table, there is none in it")
+    if not (data_dir / "videos").is_dir() and (shards := find_shards(data_dir)):
+        clips = [clip for shard in shards for clip in _of_shard(shard, how)]
+        if not clips:
+            raise MissingData(f"{printable(data_dir)}: no sample with a video in its {len(shards)} tar files; {LAYOUT}")
+        return clips, []
     return _captioned_files(data_dir, captions, prepared, how)
 
 
@@ -88,6 +97,45 @@ def _of_table(path: Path, texts: tuple[str, ...], how: FolderFormat) -> Clip:
     if not how.pictures and _is_picture(path):
         problem = PICTURE_LEFT_OUT
     return Clip(path, texts, problem, fps=how.stills_fps)
+
+
+def _of_shard(shard: Path, how: FolderFormat) -> Iterator[Clip]:
+    """Each sample's video, or its picture, captioned by its .txt or the text or caption in its .json."""
+    for key, files in shard_samples(shard):
+        videos = [end for end in files if end in VIDEO_EXTENSIONS] or [end for end in files if end in STILL_SUFFIXES]
+        if not videos:
+            continue
+        path, section = Path(f"{shard}/{key}{videos[0]}"), files[videos[0]]
+        try:
+            texts = _texts_of_sample(path, files, how.encoding)
+        except CaptionError as error:
+            yield Clip(path, (), str(error), section, fatal=True)
+            continue
+        problem = NO_CAPTION if texts is None else "" if texts else EMPTY_CAPTION
+        if not how.pictures and is_still(path):
+            problem = PICTURE_LEFT_OUT
+        yield Clip(path, texts or (), problem, section)
+
+
+def _texts_of_sample(path: Path, files: dict[str, Section], encoding: str) -> tuple[str, ...] | None:
+    """None without any. Raises CaptionError for what is no text, or no JSON."""
+    section = files.get(".txt") or files.get(".json")
+    if section is None:
+        return None
+    if section.size > MAX_CAPTION_BYTES:
+        raise CaptionError(f"{printable(path)}: its caption is over 64 KB; shorten it")
+    with open(section.file, "rb") as file:
+        file.seek(section.start)
+        text = decode_caption(file.read(section.size), f"the caption of {printable(path)}", encoding)
+    found = [text]
+    if ".txt" not in files:
+        try:
+            row = json.loads(text)
+            found = next((row[name] for name in CAPTION_COLUMNS if row.get(name)), [])
+        except (ValueError, AttributeError) as error:
+            raise CaptionError(f"{printable(path)}: its .json is no JSON object ({error}); correct it") from None
+    texts = [one_line(str(each)) for each in (found if isinstance(found, list) else [found])]
+    return tuple(dict.fromkeys(filter(None, texts)))
 
 
 def _captioned_files(
@@ -119,7 +167,7 @@ def _captioned_files(
             clip = Clip(path, (), STILLS_WITHOUT_CAPTION)
         by_stem.setdefault(stem, clip)
         fps = prepared.get(stem, {}).get("fps", how.stills_fps)
-        clips.append(Clip(path, clip.texts, clip.problem, clip.fatal, fps))
+        clips.append(replace(clip, fps=fps))
     if not clips:
         raise MissingData(
             f"{printable(videos)}: no video files in it; {LAYOUT} (python video_dataset.py writes a demo)"

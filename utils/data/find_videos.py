@@ -1,9 +1,13 @@
-"""The videos and pictures of a folder."""
+"""The videos and pictures of a folder, and of tar files."""
 
 import os
+import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from utils.decoding.video_info import STILL_SUFFIXES
+from utils.cli import printable
+from utils.data.errors import DataError
+from utils.decoding.video_info import STILL_SUFFIXES, Section
 from utils.files import natural_key
 
 VIDEO_EXTENSIONS = frozenset(
@@ -49,3 +53,36 @@ def find_stills(folder: Path, images: Path) -> tuple[list[Path], list[Path]]:
 
 def is_still(path: Path) -> bool:
     return path.suffix.lower() in STILL_SUFFIXES and not path.name.startswith(".")
+
+
+def find_shards(folder: Path) -> list[Path]:
+    """The tar files of a folder in natural order, links to files elsewhere included."""
+    found = [path for path in folder.iterdir() if path.suffix.lower() == ".tar" and not path.name.startswith(".")]
+    return sorted(found, key=lambda path: natural_key(path.name))
+
+
+def shard_samples(shard: Path) -> Iterator[tuple[str, dict[str, Section]]]:
+    """(key, {extension: where it lies}) of the samples of a WebDataset shard, in their order.
+
+    As there, a sample is what follows each other under one name up to the first dot; hidden names and whatever is no
+    plain file are left out. Raises DataError for a file that is no tar, or one that was compressed.
+    """
+    key, files = None, {}
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                folder, _, name = member.name.rpartition("/")
+                stem, dot, extension = name.partition(".")
+                if not (member.isreg() and stem and dot) or member.issparse() or ".." in folder.split("/"):
+                    continue
+                if (of_member := f"{folder}/{stem}" if folder else stem) != key:
+                    if files:
+                        yield key, files
+                    key, files = of_member, {}
+                files[f".{extension.lower()}"] = Section(os.path.abspath(shard), member.offset_data, member.size)
+    except (tarfile.TarError, OSError) as error:
+        raise DataError(
+            f"{printable(shard)}: is no tar file that can be read at any place ({error}); unpack what compressed it"
+        ) from None
+    if files:
+        yield key, files

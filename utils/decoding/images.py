@@ -1,5 +1,6 @@
 """Any picture a user may have, as RGB: rotated by its EXIF, alpha on white, grey, palette, CMYK, 16-bit."""
 
+import io
 import os
 import warnings
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from utils.cli import UserError, printable
-from utils.decoding.video_info import STILL_SUFFIXES
+from utils.decoding.video_info import STILL_SUFFIXES, Section
 
 IMAGE_SUFFIXES = (*STILL_SUFFIXES, ".gif")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # and no EPS, for which Pillow would start a program
@@ -34,13 +35,19 @@ def read_image(path: Path, flag: str, remedy: str = "give a picture, PNG or JPEG
         raise UserError(f"{flag}: {printable(path)} {error}; {error.remedy or remedy}") from None
 
 
-def decode_image(path: str | Path) -> np.ndarray:
-    """The (first) picture in a file, uint8 RGB (H, W, 3). Raises ImageError with what is wrong with it."""
-    if not os.path.isfile(path):  # opening a FIFO would wait for ever
-        raise ImageError(
-            f"cannot be read ({'not a regular file' if os.path.exists(path) else 'there is no such file'})"
-        )
+def decode_image(path: str | Path, section: Section | None = None) -> np.ndarray:
+    """The (first) picture in a file, uint8 RGB (H, W, 3). Raises ImageError with what is wrong with it.
+
+    section: where it lies in another file.
+    """
+    if not section and not os.path.isfile(path):  # opening a FIFO would wait for ever
+        what = "not a regular file" if os.path.exists(path) else "there is no such file"
+        raise ImageError(f"cannot be read ({what})")
     try:
+        if section:
+            with open(section.file, "rb") as file:
+                file.seek(section.start)
+                path = io.BytesIO(file.read(section.size))
         quiet = warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
         with quiet, Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:

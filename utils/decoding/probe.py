@@ -14,7 +14,7 @@ from utils.decoding.hdr import TRANSFERS
 from utils.decoding.pictures import Pictures, orientation
 from utils.decoding.source import MOST_PIXELS, Source, number_of
 from utils.decoding.stills import are_stills, probe_stills
-from utils.decoding.video_info import VideoError, VideoInfo
+from utils.decoding.video_info import Section, VideoError, VideoInfo
 
 # A packet of these is a picture and carries its time stamp.
 COUNTED_CODECS = frozenset(
@@ -23,35 +23,40 @@ COUNTED_CODECS = frozenset(
 REORDERING_CODECS = ("h264", "hevc", "mpeg4")  # of these, that may be shown in another order than they come in
 
 
-def probe_video(path: str | Path, max_pixels: int = MOST_PIXELS, decode: bool = True) -> VideoInfo:
+def probe_video(
+    path: str | Path, max_pixels: int = MOST_PIXELS, decode: bool = True, section: Section | None = None
+) -> VideoInfo:
     """Describe a video, a folder of pictures or a picture. Raises VideoError with the reason if it is no usable one.
 
     decode: decode every frame. Otherwise packets are counted where container and codec can be trusted with that; it
     takes a small part of the time, and `verified` is False, for of what does not decode nothing is known then.
-    max_pixels limits width * height and is checked against the header, before the first frame is decoded.
+    max_pixels limits width * height and is checked against the header, before the first frame is decoded. section:
+    where the file lies in another one.
     """
     path = os.path.abspath(path)  # a relative "a:b.mp4" would be taken for a URL
     if are_stills(path):
-        return probe_stills(path, max_pixels, decode)
+        return probe_stills(path, max_pixels, decode, section)
     if not decode:
-        scan = Scan(path, max_pixels, threads=1, decode=False)
+        scan = Scan(path, max_pixels, section, threads=1, decode=False)
         if scan.countable():
             return scan.counted()
-    scan = Scan(path, max_pixels)
+    scan = Scan(path, max_pixels, section)
     if scan.bad:  # once more with one thread: then it is known which packet was bad, and what was decoded after it
-        scan = Scan(path, max_pixels, threads=1)
+        scan = Scan(path, max_pixels, section, threads=1)
     return scan.decoded()
 
 
 class Scan:
     """One pass over a file: its packets, and the frames that come of them (without `decode` the first one only)."""
 
-    def __init__(self, path: str, max_pixels: int, threads: int = 0, decode: bool = True):
+    def __init__(
+        self, path: str, max_pixels: int, section: Section | None = None, threads: int = 0, decode: bool = True
+    ):
         self.packets, self.shown = {}, 0  # {number: (time stamp, is it a key frame)}; how many are to be shown
         self.numbers, self.ticks, self.keys = [], [], []  # of each frame: its packet, time stamp, is it a key frame
         self.bad: set[int] = set()  # numbers of packets that cannot be decoded
         self.sizes, self.interlaced, self.pulldown = set(), 0, Pulldown()
-        with closing(Source(path, threads=threads, max_pixels=max_pixels)) as source:
+        with closing(Source(path, threads=threads, max_pixels=max_pixels, section=section)) as source:
             self.source = source
             for number, packet in enumerate(source.packets() if decode else source.demuxed()):
                 if packet.size:
@@ -108,7 +113,7 @@ class Scan:
         """What the header says, while the file is open."""
         source, stream = self.source, self.source.stream
         self.path, self.codec, self.indexed, self.failed = source.path, source.codec, source.indexed, source.failed
-        self.bytes, self.number, self.time_base = os.path.getsize(source.path), stream.index, source.time_base
+        self.bytes, self.number, self.time_base = source.bytes, stream.index, source.time_base
         rate = stream.average_rate or stream.guessed_rate
         self.rate = float(rate) if rate else 0.0
         self.keyed = [number for number, (_, key) in self.packets.items() if key]
@@ -198,6 +203,7 @@ class Scan:
             float(start),
             times=None if times is None else tuple((times - times[0]).tolist()),
             notes=(*self.notes, *notes),
+            section=self.source.section,
             **more,
         )
 

@@ -65,7 +65,8 @@ def iter_frames(info: VideoInfo, indices: Sequence[int]) -> Iterator[np.ndarray]
 
 def _check_unchanged(info: VideoInfo) -> None:
     try:
-        if stat(info.path).st_size != info.bytes:
+        whole = stat(info.section.file if info.section else info.path).st_size
+        if whole < sum(info.section[1:]) if info.section else whole != info.bytes:
             raise VideoError("the file has changed since it was probed")
     except OSError as error:
         raise VideoError(f"cannot be read: {error.strerror}") from None
@@ -93,9 +94,13 @@ def _numbered(info: VideoInfo, first: int) -> Iterator[Numbered]:
     return _by_time(info, first)
 
 
+def _source(info: VideoInfo, threads: int = 0) -> Source:
+    return Source(info.path, info.stream, threads, section=info.section)
+
+
 def _by_counting(info: VideoInfo) -> Iterator[Numbered]:
     """All frames, decoded from the start; of a damaged file those that are whole."""
-    with closing(Source(info.path, info.stream, threads=1 if info.damaged else 0)) as source:
+    with closing(_source(info, threads=1 if info.damaged else 0)) as source:
         frames = (frame for packet in source.packets() for frame in _decoded(source, packet, info.damaged))
         left_out = set(info.left_out)
         yield from enumerate(frame for n, frame in enumerate(frames) if n not in left_out)
@@ -104,11 +109,11 @@ def _by_counting(info: VideoInfo) -> Iterator[Numbered]:
 def _by_time(info: VideoInfo, first: int) -> Iterator[Numbered]:
     """Frames from `first` on or from an earlier one, each named by its time stamp."""
     if first >= SEEK_FROM:
-        with closing(Source(info.path, info.stream)) as source:
+        with closing(_source(info)) as source:
             if frames := _sought(source, info, first):
                 yield from _vouched(frames, source)
                 return
-    with closing(Source(info.path, info.stream)) as source:
+    with closing(_source(info)) as source:
         source.wanted_from = _ticks_before(first, info, source)
         frames = (frame for packet in source.packets() for frame in _decoded(source, packet))
         yield from _vouched(((_index_of(frame.pts * source.time_base, info), frame) for frame in frames), source)

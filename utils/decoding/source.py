@@ -15,7 +15,7 @@ import av
 from av.codec.context import Flags
 from av.stream import Disposition
 
-from utils.decoding.video_info import VideoError
+from utils.decoding.video_info import Section, VideoError
 
 MOST_PIXELS = 8192 * 4320
 SMALL_FILE = 2**17  # bytes; below it, threads take longer to start than they save
@@ -44,16 +44,19 @@ _CHECKED_CODECS = ("ffv1", "png", "apng", "qtrle", "huffyuv", "ffvhuff", "cfhd")
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own ones drop the alpha that WebM keeps apart
 
 
-def check_file(path: str) -> str | None:
+def check_file(path: str, section: Section | None = None) -> str | None:
     """Refuse, before any demuxer opens it, what is no regular file in a video container; "mp4", "matroska" or None.
 
-    Raises VideoError.
+    section: where the file lies in another one. Raises VideoError.
     """
+    path = section.file if section else path
     try:
         if not stat.S_ISREG(mode := os.stat(path).st_mode):  # opening a FIFO would wait for ever
             raise VideoError("a directory" if stat.S_ISDIR(mode) else "not a regular file: a FIFO, socket or device")
         with open(path, "rb") as file:
-            head = file.read(1024)
+            if section:
+                file.seek(section.start)
+            head = file.read(min(1024, section.size) if section else 1024)
     except OSError as error:
         raise VideoError("broken link" if os.path.islink(path) else f"cannot be read: {error.strerror}") from None
     if not head:
@@ -66,16 +69,24 @@ def check_file(path: str) -> str | None:
 class Source:
     """The video stream of a file: packets in their order, numbered from 0, and the frames that a decoder makes of them.
 
-    stream: its number, if it is known. threads: of the decoder; 0 leaves their number to FFmpeg. `failed`: whether a
-    packet could not be read. `wanted_from`: a time stamp before which nobody needs to see a frame. Raises VideoError
-    with the reason if the file cannot be opened.
+    stream: its number, if it is known. section: where the file lies in another one. threads: of the decoder; 0 leaves
+    their number to FFmpeg. `failed`: whether a packet could not be read. `wanted_from`: a time stamp before which
+    nobody needs to see a frame. Raises VideoError with the reason if the file cannot be opened.
     """
 
-    def __init__(self, path: str, stream: int | None = None, threads: int = 0, max_pixels: int = MOST_PIXELS):
-        self.indexed = check_file(path) is not None
+    def __init__(
+        self,
+        path: str,
+        stream: int | None = None,
+        threads: int = 0,
+        max_pixels: int = MOST_PIXELS,
+        section: Section | None = None,
+    ):
+        self.indexed = check_file(path, section) is not None
+        self.bytes, self.section = section.size if section else os.path.getsize(path), section
         self.path, self.notes, self.failed, self.wanted_from = path, [], False, None
         self.latest = [-math.inf]  # [n]: the latest time stamp of the n packets that were decoded first
-        self.container = _open(path)
+        self.container = self._open()
         try:
             self._choose(stream, threads, max_pixels)
         except BaseException:
@@ -87,7 +98,7 @@ class Source:
             number, self.notes = _shown_stream(self.container)
             if self.notes:  # it has been looked into
                 self.container.close()
-                self.container = _open(self.path)
+                self.container = self._open()
         if number >= len(self.container.streams) or self.container.streams[number].type != "video":
             raise VideoError("it has other streams than when it was probed: the file has changed")
         self.stream = self.container.streams[number]
@@ -106,12 +117,26 @@ class Source:
             self.decoder.options |= {"err_detect": "crccheck+bitstream+buffer+explode"}
         self.decoder.flags |= Flags.copy_opaque  # a frame knows its packet
         self.decoder.thread_type = "AUTO"
-        self.decoder.thread_count = 1 if os.path.getsize(self.path) < SMALL_FILE else threads
+        self.decoder.thread_count = 1 if self.bytes < SMALL_FILE else threads
         aspect = float(self.stream.sample_aspect_ratio or 1)
         self.pixel_aspect = aspect if 1 / MOST_STRETCHED <= aspect <= MOST_STRETCHED else 1.0
         if aspect != self.pixel_aspect:
             self.notes.append(f"pixels {aspect:.3g} times as wide as high are not believed: shown as squares")
         self.time_base = float(self.stream.time_base)
+
+    def _open(self) -> av.container.InputContainer:
+        name, options = self.path, _SAFE
+        if self.section:
+            file, start, size = self.section
+            name = f"subfile,,start,{start},end,{start + size},,:{file}"
+            options = _SAFE | {"protocol_whitelist": "subfile,file"}
+        try:
+            return av.open(name, options=options)
+        except (av.error.FFmpegError, OSError, ValueError):
+            truncated = check_file(self.path, self.section) == "mp4"
+            raise VideoError(
+                "truncated: no index (moov) can be read" if truncated else "damaged: it cannot be opened"
+            ) from None
 
     def packets(self) -> Iterator[av.Packet]:
         """The packets from here on; the last is empty and makes the decoder give up the frames it holds back."""
@@ -163,16 +188,6 @@ class Source:
 def number_of(thing: av.Packet | av.VideoFrame) -> int:
     """The number of a packet of Source.packets, or of the packet that a frame came with."""
     return thing.opaque[0]
-
-
-def _open(path: str) -> av.container.InputContainer:
-    try:
-        return av.open(path, options=_SAFE)
-    except (av.error.FFmpegError, OSError, ValueError):
-        truncated = check_file(path) == "mp4"
-        raise VideoError(
-            "truncated: no index (moov) can be read" if truncated else "damaged: it cannot be opened"
-        ) from None
 
 
 def _shown_stream(container: av.container.InputContainer) -> tuple[int, list[str]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from utils.cli import printable
 from utils.decoding.images import ImageError, decode_image
-from utils.decoding.video_info import STILL_SUFFIXES, STILLS, VideoError, VideoInfo
+from utils.decoding.video_info import STILL_SUFFIXES, STILLS, Section, VideoError, VideoInfo
 from utils.files import natural_key
 
 STILLS_FPS = 8.0  # of a folder, unless somebody knows better
@@ -34,11 +34,11 @@ def pictures_of(path: str) -> list[str]:
     return [os.path.join(path, name) for name in found]
 
 
-def probe_stills(path: str, max_pixels: int, decode: bool) -> VideoInfo:
+def probe_stills(path: str, max_pixels: int, decode: bool, section: Section | None = None) -> VideoInfo:
     """Describe a picture or a folder of them; without `decode` only the first one is looked at. Raises VideoError."""
     pictures, sizes = pictures_of(path), {}
     for picture in pictures if decode else pictures[:1]:
-        height, width = _decoded(picture).shape[:2]
+        height, width = _decoded(picture, section).shape[:2]
         if width * height > max_pixels:
             raise VideoError(f"{width}x{height} is more than the limit of {max_pixels} pixels")
         sizes.setdefault((width, height))
@@ -51,7 +51,8 @@ def probe_stills(path: str, max_pixels: int, decode: bool) -> VideoInfo:
         width=width,
         height=height,
         codec=STILLS,
-        bytes=os.stat(path).st_size,
+        bytes=section.size if section else sum(map(os.path.getsize, pictures)),
+        section=section,
         verified=decode,
         notes=tuple(notes),
     )
@@ -67,14 +68,14 @@ def iter_stills(info: VideoInfo, indices: Sequence[int]) -> Iterator[np.ndarray]
         raise VideoError(f"has {len(pictures)} pictures, not {info.frames}: the folder has changed")
     for n in indices:
         if n != last:
-            pixels, last = _decoded(pictures[n]), n
+            pixels, last = _decoded(pictures[n], info.section), n
             if pixels.shape[:2] != (info.height, info.width):
                 pixels = cv2.resize(pixels, (info.width, info.height), interpolation=cv2.INTER_AREA)
         yield pixels
 
 
-def _decoded(path: str) -> np.ndarray:
+def _decoded(path: str, section: Section | None) -> np.ndarray:
     try:
-        return decode_image(path)
+        return decode_image(path, section)
     except ImageError as error:
         raise VideoError(f"{printable(Path(path).name)} {error}") from None
