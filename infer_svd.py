@@ -43,7 +43,7 @@ def motion_share(text: str) -> float | Bad:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
     group = parser.add_argument_group("model")
-    group.add_argument("--model_dir", required=True, help="output of train_svd.py, or any SVD pipeline: folder or name")
+    group.add_argument("--model_dir", required=True, help="output of train_svd.py, or any SVD: folder, file or name")
     group.add_argument("--revision", default=None, help="commit, tag or branch on the hub")
     group.add_argument("--base_model", default=None, help="where the base of --save_trainable_only weights lies now")
     group.add_argument("--lora", type=Path, default=None, help="folder of LoRA adapters to add, of peft's format")

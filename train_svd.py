@@ -44,7 +44,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--pretrained_model_name",
         "--pretrained_model_name_or_path",
         default=DEFAULT_MODEL,
-        help="hub name or local folder of a StableVideoDiffusionPipeline",
+        help="hub name or local folder of a StableVideoDiffusionPipeline, or a file: svd_xt.safetensors",
     )
     group.add_argument("--revision", default=None, help="commit, tag or branch on the hub")
     group.add_argument(

@@ -80,21 +80,35 @@ def _cached(name: str, revision: str | None, patterns: tuple[str, ...]) -> Path 
         return None
 
 
+def weights_variant(folder: Path, stem: str = "model") -> str | None:
+    """Which weights of a model's folder are read: "" for <stem>.safetensors or an index of shards, else "fp16" for
+    the same in half precision (<stem>.fp16.safetensors, <stem>.safetensors.index.fp16.json); None without any."""
+    for variant in ("", "fp16"):
+        if any((folder / name).is_file() for name in _with_variant(stem, variant)):
+            return variant
+    return None
+
+
+def _with_variant(stem: str, variant: str) -> tuple[str, str]:
+    """The names of a model's weights and of their index."""
+    middle = f".{variant}" if variant else ""
+    return f"{stem}{middle}.safetensors", f"{stem}.safetensors.index{middle}.json"
+
+
 def missing_weights(folder: Path, stem: str = "model") -> list[str]:
-    """What a model's folder lacks of config.json and its weights: <stem>.safetensors, or an index and all its shards,
-    or the same in half precision (<stem>.fp16.safetensors)."""
+    """What a model's folder lacks of config.json and its weights, whole or an index and all its shards."""
     lacking = [] if (folder / "config.json").is_file() else ["config.json"]
-    for variant in ("", ".fp16"):
-        if (folder / f"{stem}{variant}.safetensors").is_file():
-            return lacking
-        index = folder / f"{stem}.safetensors.index{variant}.json"
-        if index.is_file():
-            try:
-                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                return [*lacking, f"a whole {index.name}"]
-            return lacking + [shard for shard in shards if not (folder / shard).is_file()]
-    return [*lacking, f"{stem}.safetensors"]
+    variant = weights_variant(folder, stem)
+    if variant is None:
+        return [*lacking, f"{stem}.safetensors"]
+    weights, index = _with_variant(stem, variant)
+    if (folder / weights).is_file():
+        return lacking
+    try:
+        shards = sorted(set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return [*lacking, f"a whole {index}"]
+    return lacking + [shard for shard in shards if not (folder / shard).is_file()]
 
 
 def missing_text_files(folder: Path) -> list[str]:

@@ -1,4 +1,5 @@
-"""A Stable Video Diffusion pipeline on disk: read from a folder or the hub in one precision, written part by part."""
+"""A Stable Video Diffusion pipeline on disk: read from a folder, one file or the hub in one precision, written part by
+part."""
 
 import os
 import shutil
@@ -10,10 +11,12 @@ from safetensors import SafetensorError, safe_open
 from utils.cli import UserError, out_of_memory, printable
 from utils.files import explain_full_disk, partial_path
 from utils.runs.checkpoint import require_numbers, tensor_bytes
-from utils.runs.hub import missing_weights, resolve_model
+from utils.runs.hub import missing_weights, resolve_model, weights_variant
+from utils.svd.single_file import SINGLE_FILES, find_single_file, read_single_file
 
 DEFAULT_MODEL = "stabilityai/stable-video-diffusion-img2vid-xt"
 PARTS = ("unet", "vae", "image_encoder", "scheduler", "feature_extractor")
+STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "image_encoder": "model"}
 FILES = (
     "model_index.json, scheduler/scheduler_config.json, feature_extractor/preprocessor_config.json, and config.json "
     "with *.safetensors (or *.fp16.safetensors) in unet/, vae/ and image_encoder/"
@@ -22,40 +25,55 @@ PATTERNS = ("model_index.json", *(f"{part}/*.json" for part in PARTS), *(f"{part
 
 
 def load_pipeline(name: str, revision: str | None = None, flag: str = "--pretrained_model_name", dtype=None):
-    """A StableVideoDiffusionPipeline from a folder, the local cache or the hub, all of it in dtype.
+    """A StableVideoDiffusionPipeline from a folder, one file, the local cache or the hub, all of it in dtype.
 
-    dtype: by default that in which its U-Net is stored. A folder that holds only half-precision files
-    (*.fp16.safetensors) will do. Raises UserError that names the flag and what is missing.
+    dtype: by default that in which its U-Net is stored. Weights in shards, or in half precision alone
+    (*.fp16.safetensors), will do. Raises UserError that names the flag and what is missing.
     """
-    from diffusers import StableVideoDiffusionPipeline
     from transformers.utils import logging
 
-    folder = resolve_model(name, revision, PATTERNS, flag, FILES, _missing_files)
-    whole = any(".fp16." not in path.name for path in (folder / "unet").glob("*.safetensors"))
-    variant = "fp16" if not whole and list((folder / "unet").glob("*.fp16.safetensors")) else None
-    dtype = dtype or stored_dtype(folder)  # left alone, diffusers makes its parts float32 and transformers does not
+    if file := find_single_file(name, flag):
+        source, read, wanted = file, read_single_file, f"be {SINGLE_FILES}, or a folder with {FILES}"
+    else:
+        source = resolve_model(name, revision, PATTERNS, flag, FILES, _missing_files)
+        read, wanted = _read_folder, f"hold {FILES}"
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # without torchvision an image processor is announced that is not used
     try:
-        pipeline = StableVideoDiffusionPipeline.from_pretrained(
-            folder, torch_dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True
-        )
-        for part in ("unet", "vae", "image_encoder"):
+        pipeline = read(source, dtype)
+        for part in STEMS:
             require_numbers({f"{part}: {n}": t for n, t in getattr(pipeline, part).state_dict().items()})
         return pipeline
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         if out_of_memory(error):
             raise
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{flag}: {printable(folder)} cannot be used ({reason}); it should hold {FILES}") from None
+        raise UserError(f"{flag}: {printable(source)} cannot be used ({reason}); it should {wanted}") from None
     finally:
         logging.set_verbosity(verbosity)
 
 
+def _read_folder(folder: Path, dtype: torch.dtype | None):
+    """The pipeline in a folder."""
+    from diffusers import StableVideoDiffusionPipeline
+
+    return StableVideoDiffusionPipeline.from_pretrained(
+        folder,
+        # left alone, diffusers makes its parts float32 and transformers does not
+        torch_dtype=dtype or stored_dtype(folder),
+        variant=weights_variant(folder / "unet", STEMS["unet"]) or None,
+        use_safetensors=True,
+        local_files_only=True,
+    )
+
+
 def stored_dtype(folder: Path) -> torch.dtype:
-    """The precision in which a pipeline's folder holds its U-Net; float32 if that cannot be told."""
+    """The precision of the U-Net's weights that a pipeline's folder is read from; float32 if that cannot be told."""
+    variant = weights_variant(folder / "unet", STEMS["unet"])
+    stem = ".".join(filter(None, (STEMS["unet"], variant)))
+    files = [folder / "unet" / f"{stem}.safetensors", *sorted((folder / "unet").glob(f"{stem}-*.safetensors"))]
     try:
-        with safe_open(min((folder / "unet").glob("*.safetensors")), framework="pt") as file:
+        with safe_open(next(file for file in files if file.exists()), framework="pt") as file:
             return file.get_tensor(next(iter(file.keys()))).dtype
     except (OSError, ValueError, StopIteration, SafetensorError):
         return torch.float32
@@ -64,9 +82,8 @@ def stored_dtype(folder: Path) -> torch.dtype:
 def _missing_files(folder: Path) -> list[str]:
     """What a pipeline's folder lacks."""
     plain = ("model_index.json", "scheduler/scheduler_config.json", "feature_extractor/preprocessor_config.json")
-    stems = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "image_encoder": "model"}
     lacking = [name for name in plain if not (folder / name).is_file()]
-    return lacking + [f"{part}/{name}" for part, stem in stems.items() for name in missing_weights(folder / part, stem)]
+    return lacking + [f"{part}/{name}" for part, stem in STEMS.items() for name in missing_weights(folder / part, stem)]
 
 
 def save_pipeline(pipeline, output_dir: Path) -> None:
