@@ -9,12 +9,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import infer_svd
-from models.svd.memory import cast
+from models.svd.memory import cast, lora_target_modules
 from tests.svd.running import FRAMES, infer, train
 from tests.tiny_svd import tiny_svd_pipeline
 from utils.cli import UserError
 from utils.decoding.probe import probe_video
 from utils.decoding.read import read_frames
+from utils.svd.pipeline import load_pipeline
+from utils.svd.weights import save_adapters, train_part
 
 
 def test_adapters_alone_merged_and_added_later_are_the_same_network(pipeline_dir, dataset, picture, tmp_path):
@@ -40,6 +42,48 @@ def test_adapters_alone_merged_and_added_later_are_the_same_network(pipeline_dir
         for pipeline in (plain, ours)
     ]
     np.testing.assert_allclose(*drawn, atol=1e-4)
+
+
+def test_adapters_are_written_under_the_names_that_plain_peft_writes(pipeline_dir, tmp_path):
+    unet = StableVideoDiffusionPipeline.from_pretrained(pipeline_dir).unet
+    unet = train_part(unet, "lora", None, {"rank": 2, "alpha": 2})
+    learning = {name: parameter.data for name, parameter in unet.named_parameters() if parameter.requires_grad}
+    save_adapters(learning, {"rank": 2, "alpha": 2}, "base", tmp_path / "ours")
+    plain = StableVideoDiffusionPipeline.from_pretrained(pipeline_dir).unet
+    targets = lora_target_modules(plain)
+    get_peft_model(plain, LoraConfig(r=2, target_modules=targets)).save_pretrained(tmp_path / "theirs")
+    ours, theirs = (load_file(tmp_path / who / "adapter_model.safetensors") for who in ("ours", "theirs"))
+    assert ours.keys() == theirs.keys()
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_weights_in_shards_are_those_of_one_file_and_a_lost_shard_is_named(tmp_path, variant):
+    pipeline = tiny_svd_pipeline()
+    if variant:
+        for part in (pipeline.unet, pipeline.vae, pipeline.image_encoder):
+            cast(part, torch.float16)
+    pipeline.save_pretrained(tmp_path, variant=variant, max_shard_size="500KB")
+    shards = sorted((tmp_path / "unet").glob("*.safetensors"))
+    assert len(shards) > 2
+    loaded = load_pipeline(str(tmp_path))
+    for part in ("unet", "vae", "image_encoder"):
+        tensors, wanted = (getattr(p, part).state_dict() for p in (loaded, pipeline))
+        assert tensors.keys() == wanted.keys() and all(torch.equal(tensors[name], wanted[name]) for name in wanted)
+    shards[1].unlink()
+    with pytest.raises(UserError, match=f"--pretrained_model_name: .* lacks unet/{shards[1].name}; it should hold"):
+        load_pipeline(str(tmp_path))
+
+
+def test_of_a_folder_with_both_precisions_the_full_one_is_read(tmp_path):
+    pipeline = tiny_svd_pipeline()
+    for dtype, variant in ((torch.float32, None), (torch.float16, "fp16")):
+        for part in (pipeline.unet, pipeline.vae, pipeline.image_encoder):
+            cast(part, dtype)
+        pipeline.save_pretrained(tmp_path, variant=variant)
+    loaded = load_pipeline(str(tmp_path))
+    assert loaded.unet.dtype == loaded.vae.dtype == torch.float32
+    wanted = tiny_svd_pipeline().unet.state_dict()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in loaded.unet.state_dict().items())
 
 
 def test_adapters_of_others_are_merged_and_a_whole_pipeline_is_written(pipeline_dir, picture, tmp_path, capsys):
