@@ -135,6 +135,15 @@ def k8(place: Place) -> str:
         shutil.rmtree(model / lost) if lost == "vae" else (model / lost).unlink()
         outcome = place.animate(place.shared.picture, model=model)
         said = outcome.refused("--model_dir", f"svd{number}", lost.split("/")[-1])
+    for name, why in (
+        ("svd_xt.ckpt", "pickle"),
+        ("svd_xt.safetensors", "cannot be used"),
+        ("lora.safetensors", "--lora"),
+    ):
+        save_file({"lora_unet.lora_down.weight": torch.zeros(99)}, place.folder / name)
+        if name == "svd_xt.safetensors":
+            os.truncate(place.folder / name, 99)
+        place.animate(place.shared.picture, model=place.folder / name).refused("--model_dir", name, why)
     model = copied(place.shared.svd, place.folder / "svd")
     (model / "svd.json").write_text("{")
     place.animate(place.shared.picture, model=model).refused("--model_dir", "svd.json")
