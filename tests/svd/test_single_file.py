@@ -111,7 +111,7 @@ def test_the_variant_whose_decoder_sees_one_frame_at_a_time(tmp_path, picture):
 
 def test_what_is_trained_on_one_file_finds_its_base_again(svd, dataset, tmp_path):
     base = svd / "svd.safetensors"
-    flags = ("--save_trainable_only", "--trainable", "lora", "--lora_rank", 2, "--max_train_steps", 1)
+    flags = ("--save_trainable_only", "--trainable", "lora", "--lora_rank", 2, "--max_train_steps", 1, "--no_cache")
     train(base, dataset, tmp_path / "run", *flags)
     assert json.loads((tmp_path / "run" / "svd.json").read_text())["base_model"] == str(base)
     alone, about = load_finetuned(str(tmp_path / "run"), None, None, None, torch.float32)
