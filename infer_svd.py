@@ -145,8 +145,9 @@ def main(args: argparse.Namespace) -> None:
             read_picture(image)
         pipeline, about = load_model(args, processes.device)
         settings = sampling_settings(args, pipeline, about)
+        training_motion = comparable_scores(about)
         for image, video in tqdm(mine, desc="videos", unit="video", disable=len(mine) == 1 or None):
-            animate(args, pipeline, settings, image, video, about.get("motion_scores", []))
+            animate(args, pipeline, settings, image, video, training_motion)
     processes.wait_for_everyone()
     if processes.is_main_process:
         print("\n".join(printable(video) for video in jobs.values()))
@@ -244,6 +245,17 @@ def sampling_settings(args: argparse.Namespace, pipeline, about: dict) -> dict:
     }
 
 
+def comparable_scores(about: dict) -> list[float]:
+    """The motion scores of the training clips; none if they are of an older measure than those of the videos."""
+    from utils.video.motion import MOTION_MEASURE
+
+    scores = about.get("motion_scores", [])
+    if scores and about.get("motion_measure", 1) != MOTION_MEASURE:
+        print("note: the motion scores of the training clips are of an older measure and do not compare with ours")
+        return []
+    return scores
+
+
 def read_picture(image: Path):
     """The image, uint8 RGB (H, W, 3). Raises UserError unless it is one, of at least 64x64."""
     from utils.decoding.images import read_image
@@ -265,7 +277,7 @@ def animate(
     from utils.video.contact_sheet import contact_sheet
     from utils.video.encode import write_frames, write_gif, write_image, write_video
     from utils.video.frames import resize_frames
-    from utils.video.motion import motion_score
+    from utils.video.motion import MOTION_MEASURE, motion_meter
 
     width, height = settings["width"], settings["height"]
     picture = read_picture(image)
@@ -275,7 +287,7 @@ def animate(
     remedies = "--decode_chunk_size 2, --offload model, fewer --num_frames, a smaller --width and --height"
     with explain_out_of_memory(remedies, vars(args) | settings):
         frames, drift = chain(args, pipeline, settings, picture)
-    fps = args.export_fps or args.fps
+    fps, meter = args.export_fps or args.fps, motion_meter(frames, args.fps)
     about = {
         "image": str(image),
         "model": args.model_dir,
@@ -284,7 +296,8 @@ def animate(
         **settings,
         "export_fps": fps,
         "frames": len(frames),
-        "motion_score": round(motion_score(frames, args.fps), 5),
+        "motion_score": round(meter.score(), 5),
+        "motion_measure": MOTION_MEASURE,
         "training_motion": training_motion,
         "colour_drift": [round(value, 3) for value in drift],
         "versions": versions(),
@@ -303,7 +316,7 @@ def animate(
         write_text(video.with_suffix(".json"), json.dumps(without_secrets(about), indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
         raise UserError(f"--output_video: {video} cannot be written ({error})") from None
-    if about["motion_score"] < 0.002:
+    if meter.static():
         remedy = "a larger --motion_bucket_id, or --noise_aug_strength, gives more"
         print(f"warning: nothing moves in {printable(video)}; {remedy}")
 

@@ -144,6 +144,7 @@ def main(args: argparse.Namespace) -> None:
     from utils.svd.export import export
     from utils.svd.pipeline import load_pipeline, pipeline_bytes
     from utils.training.training_run import TrainingRun
+    from utils.video.motion import MOTION_MEASURE
 
     run = TrainingRun(args, "svd", FREE, REMEDIES)
     device = run.device
@@ -155,6 +156,8 @@ def main(args: argparse.Namespace) -> None:
     for reason, names in skipped.items():
         few = printable(", ".join(names[:5])) + (" ..." if len(names) > 5 else "")
         run.say(f"skipped {len(names)} clips: {reason}: {few}")
+    if clips[0].motion_measure != MOTION_MEASURE:
+        run.say("note: the manifest's motion scores are of an older measure; prepare_dataset.py measures them again")
     run.check_clips("--dataset_dir", clip_digests(clips))
 
     # Model: the VAE and the image encoder are frozen, and of the U-Net all but the part that learns.
@@ -344,7 +347,7 @@ def draw_samples(run, args: argparse.Namespace, pipeline, unet, val_set) -> None
     from PIL import Image
 
     from utils.video.frames import to_uint8
-    from utils.video.motion import motion_score
+    from utils.video.motion import MOTION_MEASURE, motion_score
 
     pipeline.unet = unet
     pipeline.image_encoder.to(run.device)
@@ -374,7 +377,7 @@ def draw_samples(run, args: argparse.Namespace, pipeline, unet, val_set) -> None
     run.log_samples(clips, names, rates)
     motion, of_data = (sum(column) / len(scores) for column in zip(*scores, strict=True))
     run.log({"samples/motion": motion, "samples/motion_of_data": of_data})
-    if motion < 0.25 * of_data:
+    if motion < 0.25 * of_data and val_set.folders[0].motion_measure == MOTION_MEASURE:
         run.say(
             f"warning: at step {run.step} the samples move {motion:.3f} short sides/s, the clips {of_data:.3f}: the "
             "model is turning static; try --trainable all or lora, a larger dataset, fewer steps"

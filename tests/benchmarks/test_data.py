@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import measure
-from benchmarks.data import loading, per_core, prepare, reading, startup
+from benchmarks.data import loading, motion, per_core, prepare, reading, startup
 from tests.clips import cut, damage, encode, moving_clip
 from utils.decoding import probe, source
 from utils.decoding.probe import probe_video
@@ -80,6 +80,15 @@ def test_reading_is_compared_with_opencv_frame_for_frame(results, monkeypatch, c
     assert seen[:2] == [(0, 48)] * 2 and len(seen) == 2 + 2 * 2 and all(count == 16 for _, count in seen[2:])
     assert found.keys() == {"frames", "windows", "index"} and found["index"]["processor"] > 1
     assert "| small |" in capsys.readouterr().out
+
+
+def test_motion_is_judged_against_motion_that_is_known(results, capsys):
+    motion.main(motion.parse_args(["--quick"]))
+    rows = json.loads((results / "motion.json").read_text())["measures"]
+    old, new = rows["Farneback, 64 px (measure 1)"], rows["moving parts (measure 2)"]
+    assert new["within"] == 1 > old["within"] and old["highest"][0] > 4 and new["pan_error"] < 0.1
+    assert new["still_called_static"] == 1 and new["moving_called_static"] == 0
+    assert len(rows) == 7 and "| moving parts (measure 2) | 100% |" in capsys.readouterr().out
 
 
 def test_the_naive_reader_gives_the_samples_that_training_wants(tmp_path, monkeypatch):

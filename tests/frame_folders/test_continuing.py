@@ -1,6 +1,7 @@
 """No interruption, repetition or division of the work of prepare_dataset.py shows."""
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from tests.clips import encode, panning_clip
 from tests.frame_folders.preparing import TREE, contents, prepare
 from utils.cli import UserError
 from utils.frame_folders import clip_writer
+from utils.video.motion import MOTION_MEASURE
 
 
 def test_a_second_run_changes_nothing(videos, tmp_path, monkeypatch):
@@ -55,6 +57,17 @@ def test_a_folder_without_its_record_or_with_frames_missing_is_made_again(videos
     (output / ".prepare/video_0001/record.json").unlink()  # killed between the folder and the record
     (output / "video_0001/00020.png").write_bytes(b"of an older run")
     (output / "video_0002/00003.png").unlink()
+    prepare(videos, output)
+    assert contents(output) == contents(whole)
+
+
+def test_what_an_older_measure_of_motion_judged_is_made_again(videos, whole, tmp_path):
+    output = tmp_path / "out"
+    shutil.copytree(whole, output)
+    path = output / ".prepare" / "video_0002" / "record.json"
+    record = json.loads(path.read_text())
+    assert record["clips"]["video_0002"].pop("motion_measure") == MOTION_MEASURE
+    path.write_text(json.dumps(record))
     prepare(videos, output)
     assert contents(output) == contents(whole)
 

@@ -1,6 +1,7 @@
 """Windows of frames to train SVD on."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from tests.svd.running import FRAMES
 from utils.cli import UserError
 from utils.frame_folders.frame_clips import FrameClips, find_frame_folders
+from utils.video.motion import MOTION_MEASURE
 
 
 def test_every_window_can_be_drawn_and_holds_consecutive_frames(dataset):
@@ -43,6 +45,28 @@ def test_motion_buckets_are_the_manifests_unless_a_flag_says_otherwise(dataset):
     assert {clip.folder.name: clip.motion_bucket_id for clip in clips} == expected and len(set(expected.values())) > 3
     clips, _ = find_frame_folders(dataset, FRAMES, 1, 7.0, "const")
     assert {clip.motion_bucket_id for clip in clips} == {127}
+
+
+def of_measure_1(dataset, folder, count):
+    """A copy of the dataset whose first `count` rows were written before measures of motion had numbers."""
+    shutil.copytree(dataset, folder)
+    rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    for row in rows[:count]:
+        del row["motion_measure"]
+        row |= {"motion_score": 9.0, "motion_bucket_id": 7}
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_scores_of_an_older_measure_are_believed_alone_and_never_mixed(dataset, tmp_path):
+    clips, _ = find_frame_folders(of_measure_1(dataset, tmp_path / "old", 6), FRAMES, 1, 7.0, None)
+    assert {(clip.motion_measure, clip.motion_score, clip.motion_bucket_id) for clip in clips} == {(1, 9.0, 7)}
+    clips, _ = find_frame_folders(of_measure_1(dataset, tmp_path / "mixed", 2), FRAMES, 1, 7.0, None)
+    new, _ = find_frame_folders(dataset, FRAMES, 1, 7.0, None)
+    for mixed, clip in zip(clips, new, strict=True):
+        assert mixed.motion_measure == clip.motion_measure == MOTION_MEASURE
+        assert mixed.motion_score == pytest.approx(clip.motion_score, abs=1e-5)
+        assert mixed.motion_bucket_id == clip.motion_bucket_id
 
 
 def test_folders_without_a_manifest_train_and_frames_are_in_natural_order(tmp_path):

@@ -1,6 +1,7 @@
 """infer_svd.py end to end through its main, with a tiny random pipeline."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tests.svd.running import FRAMES, infer
 from utils.cli import UserError
 from utils.decoding.images import read_image
 from utils.decoding.probe import probe_video
+from utils.video.motion import MOTION_MEASURE
 
 
 def test_a_seed_is_a_video_and_a_second_call_does_nothing(run_dir, picture, tmp_path):
@@ -53,6 +55,19 @@ def test_motion_words_are_quantiles_of_the_training_clips(run_dir, picture, tmp_
         infer("--model_dir", run_dir, "--input_image", picture, "--output_video", video, "--motion", motion)
         buckets.append(json.loads(video.with_suffix(".json").read_text())["motion_bucket_id"])
     assert buckets[0] < buckets[1] < buckets[2] == 255
+
+
+def test_training_clips_of_an_older_measure_are_named_and_not_compared(run_dir, picture, tmp_path, capsys):
+    shutil.copytree(run_dir, tmp_path / "run")
+    about = json.loads((tmp_path / "run" / "svd.json").read_text())
+    assert about.pop("motion_measure") == MOTION_MEASURE
+    for folder, compared in ((run_dir, True), (tmp_path / "run", False)):
+        video = tmp_path / f"{compared}.mp4"
+        (tmp_path / "run" / "svd.json").write_text(json.dumps(about))
+        infer("--model_dir", folder, "--input_image", picture, "--output_video", video)
+        found = json.loads(video.with_suffix(".json").read_text())
+        assert bool(found["training_motion"]) == compared and found["motion_measure"] == MOTION_MEASURE
+        assert ("are of an older measure" in capsys.readouterr().out) != compared
 
 
 def test_frames_that_are_not_numbers_are_decoded_again_in_float32(pipeline_dir, picture, tmp_path, monkeypatch, capsys):

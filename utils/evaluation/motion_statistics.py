@@ -6,24 +6,25 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.metrics.distances import Distance, difference, mean_interval, median_interval, share_interval
-from utils.video.motion import STATIC_SCORE, motion_score
+from utils.video.motion import motion_meter
 
 
 @dataclass(frozen=True)
 class MotionStatistics:
-    """One number per clip: `scores`, motion in short sides per second (see utils/video/motion.py), and
-    `frame_differences`, mean absolute difference of successive frames in levels of 255; the latter sees flicker too and
-    depends on the rate."""
+    """One number per clip: `scores`, motion in short sides per second (see utils/video/motion.py), `static`, whether
+    nothing changes beyond noise, and `frame_differences`, mean absolute difference of successive frames in levels of
+    255; the latter sees flicker too and depends on the rate."""
 
     scores: tuple[float, ...]
+    static: tuple[bool, ...]
     frame_differences: tuple[float, ...]
 
     def summary(self) -> dict[str, Distance]:
-        """Each statistic of the set with its 95 % interval; static clips have a score below STATIC_SCORE."""
+        """Each statistic of the set with its 95 % interval."""
         return {
             "mean_motion": mean_interval(self.scores, "mean motion, short sides/s"),
             "median_motion": median_interval(self.scores, "median motion, short sides/s"),
-            "static_share": share_interval([score < STATIC_SCORE for score in self.scores], "share of static clips"),
+            "static_share": share_interval(self.static, "share of static clips"),
             "frame_difference": mean_interval(self.frame_differences, "mean frame difference, levels of 255"),
         }
 
@@ -46,14 +47,16 @@ def motion_statistics(clips: Iterable[np.ndarray], fps: float) -> MotionStatisti
 
     Raises ValueError if there are none.
     """
-    scores, differences = [], []
+    scores, static, differences = [], [], []
     for clip in clips:
-        scores.append(motion_score(clip, fps))
+        meter = motion_meter(clip, fps)
+        scores.append(meter.score())
+        static.append(meter.static())
         steps = [np.abs(after.astype(np.int16) - before).mean() for before, after in zip(clip, clip[1:], strict=False)]
         differences.append(float(np.mean(steps)) if steps else 0.0)
     if not scores:
         raise ValueError("there are no clips whose motion could be measured")
-    return MotionStatistics(tuple(scores), tuple(differences))
+    return MotionStatistics(tuple(scores), tuple(static), tuple(differences))
 
 
 def compare_motion(generated: MotionStatistics, real: MotionStatistics) -> dict[str, MotionComparison]:

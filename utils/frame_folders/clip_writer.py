@@ -20,7 +20,7 @@ from utils.decoding.video_info import VideoError, VideoInfo
 from utils.video.encode import write_image
 from utils.video.frame_windows import sample_segment, too_short
 from utils.video.frames import resize_frames
-from utils.video.motion import STATIC_SCORE, MotionMeter, small_grey
+from utils.video.motion import MOTION_MEASURE, MotionMeter, small_grey
 
 BLACK_LEVEL = 32  # a clip is black if no pixel of its small grey frames reaches it
 CUT_LEVELS, CUT_RATIO = 20, 4  # a cut changes the small grey frame by so many levels, and so much more than before
@@ -125,10 +125,11 @@ def _write_clip(frames: Iterable[np.ndarray], count: int, fps: float, folder: Pa
 
     motion, cut = meter.score(), None if settings["scenes"] else find_cut(jumps)
     height, width = frame.shape[:2]
-    row = {"width": width, "height": height, "motion_score": round(motion, 6), "content": content.hexdigest()}
+    row = {"width": width, "height": height, "motion_score": round(motion, 6), "motion_measure": MOTION_MEASURE}
+    row["content"] = content.hexdigest()
     if cut is not None:
         row["cut_frame"] = cut
-    found = {"black": brightest < BLACK_LEVEL, "static": count > 1 and motion < STATIC_SCORE, "cut": cut is not None}
+    found = {"black": brightest < BLACK_LEVEL, "static": count > 1 and meter.static(), "cut": cut is not None}
     if faults := [fault for fault, present in found.items() if present and fault not in settings["keep"]]:
         row["rejected"] = "cut inside; --scenes would split it" if faults[0] == "cut" else faults[0]
     elif len(os.listdir(folder)) != count:

@@ -135,7 +135,10 @@ class FrameFolders:
         return found
 
     def unfinished(self, numbers: Iterable[int]) -> list[int]:
-        """Those of the videos that are to be converted: new, changed, incomplete, or unreadable the last time."""
+        """Those of the videos that are to be converted: new, changed, incomplete, unreadable the last time, or measured
+        by an older measure of motion."""
+        from utils.video.motion import MOTION_MEASURE
+
         records = self.records()
         clips = manifest_rows(records, self.settings["keep"])
 
@@ -145,6 +148,8 @@ class FrameFolders:
                 return False
             rows = {clip: clips[clip] for clip in record["clips"]}
             kept = {clip: row["frames"] for clip, row in rows.items() if "folder" in row}
+            if any(row.get("motion_measure", 1) != MOTION_MEASURE for row in rows.values() if "motion_score" in row):
+                return False
             return all("sha256" in row for row in rows.values()) and all(
                 _count(self.output_dir / clip) == frames for clip, frames in kept.items()
             )

@@ -6,7 +6,7 @@ is an assumption and the motion is measured here.
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,20 +21,22 @@ from utils.data.readable import ReadableClips, UnreadableClip
 from utils.decoding.images import IMAGE_SUFFIXES, read_image
 from utils.files import natural_key
 from utils.video.frames import resize_frames
-from utils.video.motion import motion_score, to_buckets
+from utils.video.motion import MOTION_MEASURE, motion_score, to_buckets
 
 MAX_SCORED_FRAMES = 64
 
 
 @dataclass(frozen=True)
 class FrameFolder:
-    """A clip on disk. motion_score: short sides per second (utils/video/motion.py); motion_bucket_id: 1 to 255."""
+    """A clip on disk. motion_score: short sides per second, by the measure of this number (utils/video/motion.py);
+    motion_bucket_id: 1 to 255."""
 
     folder: Path
     files: tuple[str, ...]
     fps: float
     motion_score: float
     motion_bucket_id: int
+    motion_measure: int = MOTION_MEASURE
 
     def read(self, indices, width: int, height: int, resize_mode: str, anchor=(0.5, 0.5)) -> np.ndarray:
         """Frames, uint8 RGB (T, height, width, 3). Raises UserError for a file that is not an image."""
@@ -54,7 +56,8 @@ def find_frame_folders(
 
     fps: the rate of clips that no manifest describes. motion: how scores become buckets, see utils/video/motion.py;
     None takes the manifest's where it knows all clips, else "quantile". One clip alone has no distribution and gets
-    SVD's default of 127. Raises UserError if there is no clip, or none long enough.
+    SVD's default of 127. Scores in a manifest are believed, even of an older measure, but never mixed: beside others,
+    those of an older measure are measured again. Raises UserError if there is no clip, or none long enough.
     """
     described = read_manifest(dataset_dir / MANIFEST)
     folders, skipped = [], {}
@@ -70,9 +73,9 @@ def find_frame_folders(
             skipped.setdefault(reason, []).append(f"{name} ({len(files)})")
             continue
         row = described.get(name, {})
-        clip = FrameFolder(dataset_dir / name, files, float(row.get("fps", fps)), 0.0, 127)
-        score = row["motion_score"] if "motion_score" in row else _score(clip)
-        folders.append(FrameFolder(clip.folder, files, clip.fps, float(score), 127))
+        measure = row.get("motion_measure", 1) if "motion_score" in row else MOTION_MEASURE
+        score = float(row["motion_score"]) if "motion_score" in row else None
+        folders.append(FrameFolder(dataset_dir / name, files, float(row.get("fps", fps)), score, 127, measure))
         if len(folders) == max_samples:
             break
     if not folders:
@@ -81,15 +84,16 @@ def find_frame_folders(
             f"--dataset_dir: {printable(dataset_dir)} has no clip to train on ({why or 'no folder of images'}); "
             "prepare_dataset.py writes them, --num_frames asks for shorter ones"
         )
+    measures = {clip.motion_measure for clip in folders}
     buckets = [described.get(clip.folder.name, {}).get("motion_bucket_id") for clip in folders]
+    for n, clip in enumerate(tqdm(folders, desc="measuring motion", unit="clip", disable=None, leave=False)):
+        if clip.motion_score is None or (len(measures) > 1 and clip.motion_measure != MOTION_MEASURE):
+            folders[n], buckets[n] = replace(clip, motion_score=_score(clip), motion_measure=MOTION_MEASURE), None
     if len(folders) == 1:
         motion = "const"
     if motion is not None or None in buckets:
         buckets = to_buckets([clip.motion_score for clip in folders], motion or "quantile")
-    return [
-        FrameFolder(clip.folder, clip.files, clip.fps, clip.motion_score, bucket)
-        for clip, bucket in zip(folders, buckets, strict=True)
-    ], skipped
+    return [replace(clip, motion_bucket_id=bucket) for clip, bucket in zip(folders, buckets, strict=True)], skipped
 
 
 def _read_frame(path: Path) -> np.ndarray:

@@ -29,6 +29,7 @@ def export(args: argparse.Namespace, run_dir: Path, tensors: dict, lora: dict | 
         "height": args.height,
         "fps": sorted(clip.fps / args.frame_stride for clip in clips)[len(clips) // 2],
         "motion_scores": sorted(round(clip.motion_score, 6) for clip in clips),
+        "motion_measure": clips[0].motion_measure,
         "motion_bucket_ids": sorted(clip.motion_bucket_id for clip in clips),
     }
     if lora is not None:
