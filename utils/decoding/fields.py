@@ -75,23 +75,19 @@ def progressive(frames: Iterable[Numbered]) -> Iterator[Numbered]:
     """Numbered frames, deinterlaced by bwdif from the first on that is marked as interlaced: one frame of two fields.
 
     The two frames beside an interlaced one are part of what it becomes, so begin one before the first that matters.
+    (The first of all is made of itself alone, in FFmpeg's own tools too.)
     """
-    graph, waiting, before = FilterGraph(_deinterlace), deque(), None
+    graph, waiting = FilterGraph(_deinterlace), deque()
     for number, frame in frames:
         if graph.kind is None and not frame.interlaced_frame:
             yield number, frame
-            before = frame
             continue
         if not graph.fits(frame):
             if graph.kind:
                 yield from _flushed(graph, waiting)
             graph.build(frame)
-            if before is not None and graph.fits(before):
-                waiting.append(None)
-                graph.push(_at(before, 0))
         waiting.append(number)
         graph.push(_at(frame, len(waiting)))
-        before = None
         yield from _named(graph, waiting)
     if graph.kind:
         yield from _flushed(graph, waiting)
@@ -137,8 +133,7 @@ def _at(frame: av.VideoFrame, pts: int) -> av.VideoFrame:
 
 def _named(graph: FilterGraph, waiting: deque) -> Iterator[Numbered]:
     for frame in graph.pull():
-        if (number := waiting.popleft()) is not None:
-            yield number, frame
+        yield waiting.popleft(), frame
 
 
 def _flushed(graph: FilterGraph, waiting: deque) -> Iterator[Numbered]:
