@@ -10,10 +10,10 @@ DEMO_VIDEOS := generated_videos/demo
 SVD_DEMO := svd_demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo svd-demo test badinput damage faults reliability audit lint format clean
+.PHONY: help demo svd-demo test benchmark-tests badinput damage faults reliability audit lint format clean
 
 help: ## what there is to make
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
 
 $(VENV)/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -43,7 +43,10 @@ svd-demo: $(VENV)/installed ## SVD end to end in minutes with a tiny random mode
 	    --input_image $(SVD_DEMO)/dataset_root/video_000[1-6]/00000.png
 
 test: $(VENV)/installed-dev ## the test suite, on the CPU
-	$(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal --durations 40
+	$(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal --durations 40 -m "not benchmarks"
+
+benchmark-tests: $(VENV)/installed-dev ## the tests of the benchmarks, which take longer than what they protect is worth each time
+	$(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal --durations 10 -m benchmarks
 
 badinput: $(VENV)/installed-dev ## what the scripts make of 93 bad inputs, a line each
 	OMP_NUM_THREADS=1 $(PY) -m tests.badinput

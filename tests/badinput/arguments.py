@@ -27,6 +27,7 @@ ZERO = [
     "cache_mb",
     "text_cache_mb",
     "val_fraction",
+    "image_share",
     "lr_warmup_steps",
     "adam_beta1",
     "adam_beta2",

@@ -20,6 +20,8 @@ from models.svd.ledger import IMG2VID_XT, activation_bytes, scope_counts
 from models.svd.memory import OneTokenAttention, use_one_token_attention
 from tests.tiny_svd import TINY_UNET, tiny_svd_pipeline
 
+pytestmark = pytest.mark.benchmarks
+
 CLIP = Clip(64, 64, 4)
 TINY = ["--tiny", "--clips", "64x64x4", "--tiny_clip", "64x64x4", "--repeats", "2"]
 

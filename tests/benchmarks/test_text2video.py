@@ -11,6 +11,8 @@ from benchmarks import measure
 from benchmarks.text2video import ablation, peers, sampling, scaling, time_to_prompt, train_step
 from utils.demo_data.demo_dataset import write_demo_dataset
 
+pytestmark = pytest.mark.benchmarks
+
 
 def run(factor, variant, seed, right, samplings=("",)) -> dict:
     groups = {

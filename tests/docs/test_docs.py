@@ -45,7 +45,7 @@ SCRIPTS = {f"{module.__name__}.py": module for module in MODULES}
 OTHER_TOOLS = {"pip", "make", "hf", "source", "export", "tensorboard", "cp"}
 OTHER_FLAGS = {"--index-url", "--upgrade", "--config_file", "--num_processes", "--nproc_per_node", "--local-dir"}
 OTHER_FLAGS |= {"--logdir", "--mutate", "--shm-size", "--no-deps"}
-FOLDER_FLAGS = {"--data_dir", "--check", "--video_dir", "--dataset_dir", "--videos"}
+FOLDER_FLAGS = {"--data_dir", "--check", "--video_dir", "--dataset_dir", "--videos", "--captions"}
 CHECKPOINT = "./checkpoints/text2video_xxx/best_model.pth"
 
 
