@@ -36,3 +36,17 @@ def test_check_lists_a_wrong_encoding_instead_of_stopping(tmp_path, capsys):
     add_clip(tmp_path, "b", ramp(17), "狗".encode("gb18030"))
     main(parse_args(["--check", str(tmp_path)]))
     assert "--caption_encoding gb18030" in capsys.readouterr().out
+
+
+def test_a_small_object_is_no_static_clip_and_camera_noise_is(tmp_path, capsys):
+    """By the mean of differences it was the other way round."""
+    rng = np.random.default_rng(0)
+    texture = cv2.GaussianBlur(rng.normal(size=(192, 256, 3)), (0, 0), 6)
+    texture = 128 + 25 * texture / texture.std()
+    small, still = (np.repeat(texture[None], 16, axis=0) for _ in range(2))
+    for n, frame in enumerate(small):
+        frame[90:106, 40 + 5 * n : 56 + 5 * n] = (220, 30, 30)
+    for name, clip in (("small", small), ("still", still + rng.normal(0, 3, still.shape))):
+        add_clip(tmp_path, name, clip.clip(0, 255).astype(np.uint8), fps=10)
+    main(parse_args(["--check", str(tmp_path)]))
+    assert "1 x static: nothing moves: still.mp4" in capsys.readouterr().out

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,8 +21,6 @@ from utils.video.frame_windows import too_short
 
 if TYPE_CHECKING:
     from utils.decoding.video_info import VideoInfo
-
-STATIC_LEVELS = 0.5  # mean absolute difference between frames; codec noise reaches 0.3, slow motion 1.7
 
 
 def check_dataset(
@@ -51,7 +48,7 @@ def check_dataset(
             findings[info].append(clip.path.name)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         contents = pool.map(lambda pair: clip_content(pair[1]), readable)
-        for (clip, info), (motion, digest) in tqdm(
+        for (clip, info), (static, digest) in tqdm(
             zip(readable, contents, strict=True), total=len(readable), desc="checking", unit="video", disable=None
         ):
             name = clip.path.name
@@ -62,7 +59,7 @@ def check_dataset(
                 findings[too_short(num_frames, target_fps)].append(name)
             if clip.problem:
                 findings[clip.problem].append(name)
-            if motion < STATIC_LEVELS and not is_picture(info):
+            if static and not is_picture(info):
                 findings["static: nothing moves"].append(name)
             if info.notes:
                 notes[name] = list(info.notes)
@@ -85,20 +82,20 @@ def _count(folder: Path) -> int:
     return len(os.listdir(folder)) if folder.is_dir() else 0
 
 
-def clip_content(info: "VideoInfo") -> tuple[float, str]:
-    """(mean absolute difference between frames in 8-bit levels, hash of the content), from 8 frames over the clip."""
+def clip_content(info: "VideoInfo") -> tuple[bool, str]:
+    """(whether nothing moves, hash of the content), from 8 frames over the clip."""
     from utils.decoding.read import read_frames
     from utils.video.frames import resize_frames
+    from utils.video.motion import is_static
 
     try:
         frames = read_frames(info, np.linspace(0, info.frames - 1, min(8, info.frames)).round())
     except (ValueError, OSError) as error:
-        return math.inf, f"{info.path}: {error}"  # gone since it was probed
+        return False, f"{info.path}: {error}"  # gone since it was probed
     grey = resize_frames(frames, 64, 64, "stretch").mean(axis=-1)
-    motion = np.abs(np.diff(grey, axis=0)).mean() if len(grey) > 1 else 0.0
     thumbs = grey.reshape(len(grey), 16, 4, 16, 4).mean(axis=(2, 4))
     digest = hashlib.sha256(np.round(thumbs).astype(np.uint8).tobytes() + str(info.frames).encode())
-    return float(motion), digest.hexdigest()
+    return is_static(frames, fps=1), digest.hexdigest()
 
 
 def print_check(data_dir: Path, report: dict) -> None:
