@@ -92,11 +92,11 @@ def test_captions_in_json_several_and_pictures(tmp_path):
     ("members", "said"),
     [
         ([("0.txt", b"a clip")], "no sample with a video"),
-        ([("0.mp4", None)], "no caption: 0.mp4"),
+        ([("0.mp4", None)], "no caption: a.tar/0.mp4"),
         ([("0.mp4", None), ("0.txt", b"\xff\xfe\x00\x00\xff")], "the caption of .*0.mp4: byte"),
         ([("0.mp4", None), ("0.json", b"[1]")], "0.mp4: its .json is no JSON object"),
-        ([("0.mp4", b"words"), ("0.txt", b"a clip")], "not a video: 0.mp4"),
-        ([("0.mp4", b""), ("0.txt", b"a clip")], "empty file: 0.mp4"),
+        ([("0.mp4", b"words"), ("0.txt", b"a clip")], "not a video: a.tar/0.mp4"),
+        ([("0.mp4", b""), ("0.txt", b"a clip")], "empty file: a.tar/0.mp4"),
     ],
 )
 def test_what_is_wrong_in_a_shard_is_one_line(tmp_path, members, said):

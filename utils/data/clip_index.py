@@ -181,7 +181,7 @@ def usable_clips(
     skipped, notes = defaultdict(list), {}
     for clip in clips:
         if clip.problem not in tolerated:
-            skipped[clip.problem].append(clip.path.name)
+            skipped[clip.problem].append(clip.name)
     if missing_caption == "error" and skipped.keys() & {NO_CAPTION, EMPTY_CAPTION}:
         found = "; ".join(listed(skipped[why], why) for why in (NO_CAPTION, EMPTY_CAPTION) if skipped[why])
         raise DataError(
@@ -192,13 +192,13 @@ def usable_clips(
     results = probe_all(data_dir, usable, wanted=max_samples)
     for clip, info in zip(usable, results, strict=False):
         if isinstance(info, str):
-            skipped[info].append(clip.path.name)
+            skipped[info].append(clip.name)
             continue
         if info.notes:
-            notes[clip.path.name] = list(info.notes)
+            notes[clip.name] = list(info.notes)
         if short_clips == "skip" and is_too_short(info, num_frames, target_fps):
             longest = max(longest, info.frames)
-            skipped[too_short(num_frames, target_fps)].append(clip.path.name)
+            skipped[too_short(num_frames, target_fps)].append(clip.name)
             continue
         items.append((info, clip.texts or ("",)))
         if len(items) == max_samples:

@@ -45,13 +45,13 @@ def check_dataset(
     readable = [(clip, info) for clip, info in zip(clips, infos, strict=True) if not isinstance(info, str)]
     for clip, info in zip(clips, infos, strict=True):
         if isinstance(info, str):
-            findings[info].append(clip.path.name)
+            findings[info].append(clip.name)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         contents = pool.map(lambda pair: clip_content(pair[1]), readable)
         for (clip, info), (static, digest) in tqdm(
             zip(readable, contents, strict=True), total=len(readable), desc="checking", unit="video", disable=None
         ):
-            name = clip.path.name
+            name = clip.name
             short = is_too_short(info, num_frames, target_fps)
             if not short and not clip.problem:
                 usable.append(info)

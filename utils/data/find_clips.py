@@ -59,6 +59,12 @@ class Clip:
     fatal: bool = False  # a caption that cannot be decoded stops training: skipping it would hide a wrong encoding
     fps: float | None = None  # of a folder of pictures
 
+    @property
+    def name(self) -> str:
+        """For reports; what lies in a tar file comes with that."""
+        folder = os.path.dirname(self.section.file) if self.section else self.path.parent
+        return os.path.relpath(self.path, folder)
+
 
 def find_clips(data_dir: Path, how: FolderFormat) -> tuple[list[Clip], list[str]]:
     """Every clip of data_dir in natural order with its captions, and the names of captions without a video.
