@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 # --------------------------------------------------------------------------------------------------------- dataset
 
-DECODE_BYTES = 512 * 2**20  # a clip whose frames are larger than this at full size is read window by window
+DECODE_BYTES = 32 * 2**30  # frames of this size in all take some 20 s to decode: longer clips are never kept
 
 
 class TextVideoDataset(ReadableClips):
