@@ -26,7 +26,7 @@ from utils.arguments.buckets import Bucket
 from utils.arguments.data import MISSING_CAPTION, RESIZE_MODES, SHORT_CLIPS, add_reading_args, buckets_of, reading_args
 from utils.cli import Parser, UserError, integer, output_problems, printable, run
 from utils.data.captions import swap_left_right
-from utils.data.clip_index import bucket_counts, clip_digests, print_report, usable_clips
+from utils.data.clip_index import bucket_counts, clip_digests, print_report, usable_clips, validation_clips
 from utils.data.data_check import check_dataset, print_check, save_contact_sheet
 from utils.data.errors import CaptionError, DataError
 from utils.data.find_clips import FolderFormat
@@ -124,7 +124,7 @@ class TextVideoDataset(ReadableClips):
         folder = FolderFormat(self.caption_encoding, video_column, caption_column, image_share > 0, frames_fps)
         shortest = min(bucket.frames for bucket in self.buckets)
         # [(VideoInfo, captions)], what was skipped
-        self.items, self.report = usable_clips(
+        self.items, sources, self.report = usable_clips(
             self.data_dir, folder, shortest, target_fps, short_clips, missing_caption, max_samples
         )
         if image_share and not any(is_picture(info) for info, _ in self.items):
@@ -137,7 +137,7 @@ class TextVideoDataset(ReadableClips):
         if max_bad_fraction is not None:
             self.max_unreadable = int(max_bad_fraction * len(self.items))
         if split != "all":
-            self.items = self._split(val_fraction)
+            self.items = self._split(sources, val_fraction)
         self.shapes = [choose_bucket(info, self.buckets, target_fps) for info, _ in self.items]
         if len(set(self.shapes)) > 1:
             self.report["buckets"] = bucket_counts((info for info, _ in self.items), self.buckets, target_fps)
@@ -167,17 +167,15 @@ class TextVideoDataset(ReadableClips):
             if value not in choices:
                 raise DataError(f"{name}: got {value!r}, must be one of {', '.join(choices)}")
 
-    def _split(self, val_fraction: float) -> list[tuple]:
-        videos = [n for n, (info, _) in enumerate(self.items) if not is_picture(info)] or range(len(self.items))
-        count = len(videos)
-        if count == 1:
-            if self.split == "val":
-                print("warning: there is only one clip, so validation uses the training clip", file=sys.stderr)
-                return [self.items[videos[0]]]
-            return self.items
-        val_count = min(max(1, round(val_fraction * count)), count - 1)
-        val = {videos[n] for n in np.random.default_rng([self.seed, 0x5E7]).permutation(count)[:val_count]}
-        return [item for n, item in enumerate(self.items) if (n in val) == (self.split == "val")]
+    def _split(self, sources: list[str], val_fraction: float) -> list[tuple]:
+        val, only = validation_clips([info for info, _ in self.items], sources, val_fraction, self.seed)
+        if only and self.split == "val":
+            print("warning: there is only one clip, so validation uses the training clip", file=sys.stderr)
+        return [
+            item
+            for n, item in enumerate(self.items)
+            if (n in val) == (self.split == "val") or (only and self.split == "train")
+        ]
 
     # -------------------------------------------------------------------------------------------------- samples
 

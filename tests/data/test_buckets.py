@@ -126,6 +126,15 @@ def test_pictures_alone_are_a_dataset(tmp_path):
     assert sum(share for _, share in dataset.groups()) == 1
 
 
+def test_one_video_beside_pictures_trains_and_validates(tmp_path, capsys):
+    add_clip(tmp_path, "a", ramp(8), "a clip")
+    add_picture(tmp_path / "images", "picture", 40, 40)
+    (tmp_path / "captions" / "picture.txt").write_text("a picture")
+    train, val = (load(tmp_path, image_share=0.5, split=split) for split in ("train", "val"))
+    assert sorted(train.captions()) == ["a clip", "a picture"] and val.captions() == ["a clip"]
+    assert "only one clip" in capsys.readouterr().err
+
+
 def test_a_share_of_pictures_without_pictures_is_refused(mixed):
     with pytest.raises(DataError, match="no picture has a caption"):
         load(mixed, num_frames=4, image_share=0.5)

@@ -49,6 +49,16 @@ def test_both_trainers_read_what_was_cut_with_captions(captioned, tmp_path):
     assert len(find_frame_folders(output, 8, 1, 7, None)[0]) == 4
 
 
+def test_clips_of_one_video_train_or_validate_together(captioned, tmp_path):
+    prepare(captioned / "videos", tmp_path / "out", "--clip_frames", "8", "--captions")
+    train, val = (set(load(tmp_path / "out", split=split, val_fraction=0.5).captions()) for split in ("train", "val"))
+    assert len(train) == len(val) == 1 and train != val
+    (captioned / "videos" / "b.mp4").rename(tmp_path / "b.mp4")
+    prepare(captioned / "videos", tmp_path / "one", "--clip_frames", "8", "--captions")
+    (tmp_path / "b.mp4").rename(captioned / "videos" / "b.mp4")
+    assert [len(load(tmp_path / "one", split=split)) for split in ("train", "val")] == [2, 1]
+
+
 @pytest.mark.parametrize("where", ["a folder", "a table", "beside", "a table in it"])
 def test_captions_are_taken_from_where_people_have_them(captioned, tmp_path, where):
     videos = tmp_path / "clips"

@@ -17,6 +17,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from utils.arguments.buckets import Bucket
 from utils.cli import printable
 from utils.data.errors import CaptionError, DataError
@@ -37,7 +39,7 @@ from utils.workers import Worker
 if TYPE_CHECKING:
     from utils.decoding.video_info import VideoInfo
 
-# NumPy and PyAV come with utils.decoding, which is imported where it is used: --help answers at once.
+# PyAV comes with utils.decoding, which is imported where it is used: --help answers at once.
 
 SAVE_EVERY_S = 30
 MANY = 256  # clips, from which on processes are worth their start
@@ -168,8 +170,9 @@ def usable_clips(
     short_clips: str,
     missing_caption: str,
     max_samples: int | None,
-) -> tuple[list[tuple["VideoInfo", tuple[str, ...]]], dict]:
-    """The first max_samples clips that training can use, as (VideoInfo, captions), and a report of what was skipped.
+) -> tuple[list[tuple["VideoInfo", tuple[str, ...]]], list[str], dict]:
+    """The first max_samples clips that training can use, as (VideoInfo, captions), the video that each was cut from,
+    and a report of what was skipped.
 
     num_frames: that a clip needs at least. Raises what find_clips raises, CaptionError for text in another encoding,
     and DataError for captions missing under missing_caption "error" or if no clip is left.
@@ -187,7 +190,7 @@ def usable_clips(
         raise DataError(
             f"{printable(data_dir)}: {found}; write captions/<name>.txt or pass --missing_caption skip|empty"
         )
-    items, longest = [], 0
+    items, sources, longest = [], [], 0
     usable = [clip for clip in clips if clip.problem in tolerated]
     results = probe_all(data_dir, usable, wanted=max_samples)
     for clip, info in zip(usable, results, strict=False):
@@ -201,6 +204,7 @@ def usable_clips(
             skipped[too_short(num_frames, target_fps)].append(clip.name)
             continue
         items.append((info, clip.texts or ("",)))
+        sources.append(clip.source or info.path)
         if len(items) == max_samples:
             break
     results.close()  # saves the index when max_samples ended the loop
@@ -220,7 +224,27 @@ def usable_clips(
         elif PICTURE_LEFT_OUT in skipped:
             remedy = "--image_share 1 trains on pictures"
         raise DataError(f"{printable(data_dir)}: none of {len(clips)} videos is usable: {why}; {remedy}")
-    return items, report
+    return items, sources, report
+
+
+def validation_clips(
+    infos: list["VideoInfo"], sources: list[str], val_fraction: float, seed: int
+) -> tuple[set[int], bool]:
+    """(clips that validate, whether they train as well, which is so if there is only one).
+
+    They are all that were cut from a share of the videos, so that none has a neighbour in training; clips of one video
+    alone are taken apart. Pictures validate only where there are no videos.
+    """
+    clips = [n for n, info in enumerate(infos) if not is_picture(info)] or range(len(infos))
+    groups = defaultdict(list)
+    for n in clips:
+        groups[sources[n]].append(n)
+    groups = list(groups.values()) if len(groups) > 1 else [[n] for n in clips]
+    if len(groups) == 1:
+        return set(clips), True
+    count = min(max(1, round(val_fraction * len(groups))), len(groups) - 1)
+    chosen = np.random.default_rng([seed, 0x5E7]).permutation(len(groups))[:count]
+    return {n for group in chosen for n in groups[group]}, False
 
 
 def is_too_short(info: "VideoInfo", num_frames: int, target_fps: float | None) -> bool:

@@ -58,6 +58,7 @@ class Clip:
     section: Section | None = None  # of the tar file that it lies in
     fatal: bool = False  # a caption that cannot be decoded stops training: skipping it would hide a wrong encoding
     fps: float | None = None  # of a folder of pictures
+    source: str | None = None  # the video that it was cut from
 
     @property
     def name(self) -> str:
@@ -95,7 +96,7 @@ def find_clips(data_dir: Path, how: FolderFormat) -> tuple[list[Clip], list[str]
 
 def _prepared(folder: Path, row: dict) -> Clip:
     texts = tuple(row.get("text", ()))
-    return Clip(folder, texts, "" if texts else NO_CAPTION, fps=row.get("fps"))
+    return Clip(folder, texts, "" if texts else NO_CAPTION, fps=row.get("fps"), source=row.get("source"))
 
 
 def _of_table(path: Path, texts: tuple[str, ...], how: FolderFormat) -> Clip:
@@ -172,8 +173,8 @@ def _captioned_files(
         elif clip.problem == NO_CAPTION and stem not in prepared:
             clip = Clip(path, (), STILLS_WITHOUT_CAPTION)
         by_stem.setdefault(stem, clip)
-        fps = prepared.get(stem, {}).get("fps", how.stills_fps)
-        clips.append(replace(clip, fps=fps))
+        row = prepared.get(stem, {})
+        clips.append(replace(clip, fps=row.get("fps", how.stills_fps), source=row.get("source")))
     if not clips:
         raise MissingData(
             f"{printable(videos)}: no video files in it; {LAYOUT} (python video_dataset.py writes a demo)"
