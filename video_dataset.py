@@ -65,9 +65,9 @@ class TextVideoDataset(ReadableClips):
     frame_size: height and width, or (height, width); `width` overrides the width. buckets: (height, width, frames) of
     samples, which take the place of both and of num_frames: a clip is used in the longest that it fills, then the
     nearest in aspect ratio; `groups` says which clips may share a batch. max_samples: use only the first usable clips,
-    before the split. cache_bytes: resized clips kept in memory, per process; changes speed alone.
-    max_bad_fraction: None raises DataError for a clip that has become unreadable; a number lets other clips take the
-    places of so many, see `ReadableClips`.
+    before the split. min_frames: that a clip needs, by default those of the shortest bucket. cache_bytes: resized clips
+    kept in memory, per process; changes speed alone. max_bad_fraction: None raises DataError for a clip that has become
+    unreadable; a number lets other clips take the places of so many, see `ReadableClips`.
     image_share: share of the samples that are captioned pictures, clips of one frame; 0 leaves pictures out, and they
     validate only where there is no video. frames_fps: of clips that are folders of pictures, where no manifest says.
     video_column, caption_column: of a table of captions, if there is one. Of several captions of a clip one is drawn in
@@ -104,6 +104,7 @@ class TextVideoDataset(ReadableClips):
         buckets: Sequence[tuple[int, int, int]] | None = None,
         image_share: float = 0.0,
         frames_fps: float = 8.0,
+        min_frames: int | None = None,
     ):
         super().__init__(seed, None)
         self.data_dir = Path(data_dir)
@@ -122,7 +123,7 @@ class TextVideoDataset(ReadableClips):
         self._check_arguments(val_fraction, max_samples)
 
         folder = FolderFormat(self.caption_encoding, video_column, caption_column, image_share > 0, frames_fps)
-        shortest = min(bucket.frames for bucket in self.buckets)
+        shortest = min_frames or min(bucket.frames for bucket in self.buckets)
         # [(VideoInfo, captions)], what was skipped
         self.items, sources, self.report = usable_clips(
             self.data_dir, folder, shortest, target_fps, short_clips, missing_caption, max_samples

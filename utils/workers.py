@@ -21,9 +21,12 @@ class Worker:
     """
 
     def __init__(self, module: str, function: str):
-        command = f"from utils.workers import serve; serve({module!r}, {function!r})"
+        command = (
+            f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
+            f"from utils.workers import serve; serve({module!r}, {function!r})"
+        )
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.process = subprocess.Popen([sys.executable, "-c", command], cwd=ROOT, text=True, encoding="utf-8", **pipes)
+        self.process = subprocess.Popen([sys.executable, "-c", command], text=True, encoding="utf-8", **pipes)
 
     def __call__(self, *values) -> object:
         """Raises UserError if the process has died."""

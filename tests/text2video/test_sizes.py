@@ -8,8 +8,10 @@ from PIL import Image
 from tests.clips import moving_clip
 from tests.data.folders import add_clip
 from tests.text2video.running import losses, train
+from utils.evaluation.samples import TrainingClips
 from utils.runs.checkpoint import list_checkpoints
 from utils.runs.model_file import load_model
+from video_dataset import TextVideoDataset
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,18 @@ def test_a_run_on_buckets_and_pictures_resumes_to_the_bit(mixed, tmp_path):
     shutil.rmtree(list_checkpoints(tmp_path / "parts")[0])  # as if it had been stopped after step 6
     train(mixed, tmp_path / "parts", *flags, "--resume", "latest")
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole") and len(losses(tmp_path / "whole")) == 8
+
+
+def test_evaluation_leaves_out_of_the_clips_what_training_did_and_what_is_too_short(mixed, tmp_path):
+    flags = ["--buckets", "24x16x8", "24x16x4", "--num_frames", "8", "--height", "16", "--width", "24"]
+    train(mixed, tmp_path / "run", *flags, "--max_train_steps", "1")
+    model = load_model(tmp_path / "run" / "best_model.pth")
+    assert model["data"]["min_frames"] == 4
+    reading = {"num_frames": 8, "frame_size": (16, 24), **model["data"]}
+    parts = [TextVideoDataset(mixed, **reading, augment=False, split=split) for split in ("train", "val")]
+    assert sorted(len(part) for part in parts) == [1, 4]
+    compared = [TrainingClips(part) for part in parts]
+    assert sum(map(len, compared)) == 3 and all(clip.shape == (8, 16, 24, 3) for part in compared for clip in part)
 
 
 def test_sizes_that_the_network_cannot_take_are_refused(mixed, tmp_path, capsys):

@@ -109,5 +109,6 @@ def data_args(args: argparse.Namespace) -> dict:
 def seen_as(args: argparse.Namespace) -> dict:
     """How training reads its clips, besides frames and size: what a model file keeps, for comparisons with the data."""
     names = "target_fps resize_mode short_clips missing_caption caption_encoding val_fraction max_samples "
-    names += "video_column caption_column trigger_word"
-    return {name: getattr(args, name) for name in names.split()}
+    names += "video_column caption_column trigger_word frames_fps"
+    min_frames = min((bucket.frames for bucket in buckets_of(args) or ()), default=None)
+    return {name: getattr(args, name) for name in names.split()} | {"min_frames": min_frames}

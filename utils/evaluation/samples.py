@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.cli import UserError, printable
+from utils.video.frame_windows import window_starts
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".gif", ".m4v", ".mpg")
 
@@ -89,7 +90,9 @@ class TrainingClips:
 
     def __init__(self, dataset):
         self.dataset = dataset
-        self.indices = list(range(len(dataset)))
+        how = (dataset.num_frames, dataset.target_fps)  # a training on buckets has used shorter clips too
+        self.indices = [n for n, (info, _) in enumerate(dataset.items) if len(window_starts(info, *how))]
+        self.indices = self.indices if dataset.short_clips == "skip" else list(range(len(dataset)))
         rates = [info.fps for info, _ in dataset.items]
         self.fps = float(dataset.target_fps or np.median(rates))
 
