@@ -10,6 +10,7 @@ import numpy as np
 
 HEIGHT, WIDTH = 192, 256
 BACKGROUNDS = ("plain", "soft texture", "fine texture", "noise")
+MORE_BACKGROUNDS = ("same grey", "checker", "stripes")  # the first as bright as the object, of another colour
 OBJECTS = ("square", "disc", "bar", "textured square", "two squares")
 CODECS = {  # encoder, pixel format, options, file
     "lossless": ("ffv1", "bgr0", {}, "clip.mkv"),
@@ -25,7 +26,8 @@ class Scene:
     """An object of `size` px that moves `step` px a frame, at `angle` degrees, over a still picture of 256x192.
 
     It turns round before the border, or `leaves` the picture. A bar is as wide as a third of its size and three times
-    as high. noise: standard deviation of the camera's, in levels; flicker: share by which the brightness swings.
+    as high, an ellipse half as high as wide. noise: standard deviation of the camera's, in levels; flicker: share by
+    which the brightness swings; seed: of textures and colours, 7 being always red.
     """
 
     shape: str = "square"
@@ -39,10 +41,11 @@ class Scene:
     leaves: bool = False
     noise: float = 0.0
     flicker: float = 0.0
+    seed: int = 7
 
     def clip(self) -> tuple[np.ndarray, float]:
         """(uint8 RGB (T, 192, 256, 3), its true score: area share times speed in short sides/s, over the frames)."""
-        rng, frames, shares = np.random.default_rng(7), [], []
+        rng, frames, shares = np.random.default_rng(self.seed), [], []
         picture, skin = _background(self.background, rng), _skin(rng)
         for n, (x, y) in enumerate(self._places()):
             frame, covered = picture, np.zeros((HEIGHT, WIDTH, 1))
@@ -69,8 +72,8 @@ class Scene:
 
     def _colour(self, skin: np.ndarray, left: float, top: float) -> np.ndarray:
         red = np.array([200.0, 40.0, 40.0])
-        if self.shape != "textured square":
-            return red
+        if not self.shape.startswith("textured"):
+            return red if self.seed == 7 else np.random.default_rng(self.seed).permuted([210.0, 40.0, 60.0])
         shift = np.float32([[1, 0, left - 10], [0, 1, top - 10]])
         return red + cv2.warpAffine(skin, shift, (WIDTH, HEIGHT), borderMode=cv2.BORDER_REFLECT)[..., None]
 
@@ -103,6 +106,42 @@ def grid(quick: bool = False) -> list[Scene]:
         add(size=28, angle=45, codec="H.264")
         add(size=64, step=1.5, codec="H.264")
     return list(dict.fromkeys(scenes))
+
+
+def mixed(seeds: range, shapes: tuple[str, ...], sizes: tuple[int, ...], backgrounds: tuple[str, ...]) -> list[Scene]:
+    """One scene for each seed, of facts drawn at random: all rates, codecs, directions and speeds at which the object
+    moves by 0.05 to 0.8 short sides/s."""
+    scenes = []
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        fps, size = (int(rng.choice(values)) for values in ((6, 8, 10, 15, 25, 30), sizes))
+        scenes.append(
+            Scene(
+                shape=str(rng.choice(shapes)),
+                size=size,
+                step=round(HEIGHT * float(np.exp(rng.uniform(np.log(0.05), np.log(0.8)))) / fps, 2),
+                angle=int(rng.integers(360)),
+                background=str(rng.choice(backgrounds)),
+                fps=fps,
+                codec=str(rng.choice(list(CODECS))),
+                seconds=float(rng.choice([1.0, 1.6, 2.5])),
+                noise=float(rng.choice([0, 2])),
+                seed=seed,
+            )
+        )
+    return scenes
+
+
+def tuning() -> list[Scene]:
+    """What the measure may be tuned on, beside `grid`."""
+    shapes = ("square", "disc", "bar", "textured square", "textured disc")
+    return mixed(range(1000, 1100), shapes, (20, 28, 36, 50), BACKGROUNDS + MORE_BACKGROUNDS[:2])
+
+
+def held_out() -> list[Scene]:
+    """Other seeds, shapes, sizes and backgrounds than those of `tuning`: looked at to report, not to tune."""
+    shapes = ("disc", "ellipse", "square", "textured disc", "textured ellipse", "textured bar")
+    return mixed(range(5000, 5100), shapes, (18, 24, 32, 44, 60), BACKGROUNDS + MORE_BACKGROUNDS)
 
 
 def still_scenes(quick: bool = False) -> list[Scene]:
@@ -143,6 +182,12 @@ def mean_radius() -> float:
 
 def _background(name: str, rng: np.random.Generator) -> np.ndarray:
     """float RGB (192, 256, 3)."""
+    if name == "same grey":
+        return np.broadcast_to([60.0, 110.0, 70.0], (HEIGHT, WIDTH, 3))
+    if name in MORE_BACKGROUNDS:
+        y, x = np.mgrid[:HEIGHT, :WIDTH]
+        bright = (x // 14 + y // 14) % 2 if name == "checker" else (x + y) // 10 % 2
+        return np.repeat(90.0 + 70 * bright[..., None], 3, axis=-1)
     blur, contrast = {"plain": (0, 0), "soft texture": (12, 25), "fine texture": (1.5, 25), "noise": (0, 30)}[name]
     texture = rng.normal(size=(HEIGHT, WIDTH, 3))
     if blur:
@@ -158,8 +203,11 @@ def _skin(rng: np.random.Generator) -> np.ndarray:
 def _cover(shape: str, x: float, y: float, size: int) -> np.ndarray:
     """Share of each pixel (192, 256) that the object covers, its upper left corner at (x, y)."""
     columns, rows = np.arange(WIDTH), np.arange(HEIGHT)[:, None]
-    if shape == "disc":
-        return np.clip(size / 2 + 0.5 - np.hypot(columns + 0.5 - x - size / 2, rows + 0.5 - y - size / 2), 0, 1)
+    shape = shape.removeprefix("textured ")
+    if shape in ("disc", "ellipse"):
+        flat = 1 + (shape == "ellipse")
+        distance = np.hypot(columns + 0.5 - x - size / 2, flat * (rows + 0.5 - y - size / 2))
+        return np.clip(size / 2 + 0.5 - distance, 0, 1)
     width, height = (size // 3, size * 3) if shape == "bar" else (size, size)
     y -= (height - size) / 2
     across = np.clip(np.minimum(columns + 1, x + width) - np.maximum(columns, x), 0, 1)

@@ -85,10 +85,10 @@ def test_reading_is_compared_with_opencv_frame_for_frame(results, monkeypatch, c
 def test_motion_is_judged_against_motion_that_is_known(results, capsys):
     motion.main(motion.parse_args(["--quick"]))
     rows = json.loads((results / "motion.json").read_text())["measures"]
-    old, new = rows["Farneback, 64 px (measure 1)"], rows["moving parts (measure 2)"]
+    old, new = rows["Farneback, 64 px (measure 1)"], rows["where the picture changes (measure 2)"]
     assert new["within"] == 1 > old["within"] and old["highest"][0] > 4 and new["pan_error"] < 0.1
     assert new["still_called_static"] == 1 and new["moving_called_static"] == 0
-    assert len(rows) == 7 and "| moving parts (measure 2) | 100% |" in capsys.readouterr().out
+    assert len(rows) == 7 and "| where the picture changes (measure 2) | 100% |" in capsys.readouterr().out
 
 
 def test_the_naive_reader_gives_the_samples_that_training_wants(tmp_path, monkeypatch):

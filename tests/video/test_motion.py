@@ -66,6 +66,11 @@ def still_picture(background: str) -> np.ndarray:
     """float RGB (192, 256, 3)."""
     if background == "soft":
         return panning_clip(0, 1, height=192, width=256)[0] / 3.0 + 90
+    if background == "checker":
+        y, x = np.mgrid[:192, :256] // 14
+        return np.repeat(90.0 + 70 * ((x + y) % 2)[..., None], 3, axis=-1)
+    if background == "same grey":
+        return np.full((192, 256, 3), [60.0, 110.0, 70.0])
     texture = np.random.default_rng(3).normal(size=(192, 256, 3))
     texture = cv2.GaussianBlur(texture, None, 1.5) if background == "fine" else texture
     return 140 + {"plain": 0, "fine": 25, "noise": 30}[background] * texture / texture.std()
@@ -113,6 +118,9 @@ def through(codec: str, clip: np.ndarray, fps: int, folder) -> np.ndarray:
         *({"size": 36, "shape": shape, "background": "plain"} for shape in ("disc", "bar", "two", "textured")),
         {"size": 30, "angle": 40},
         {"size": 40, "step": 1, "background": "fine"},
+        *({"background": "checker", "shape": shape, "codec": "H.264"} for shape in ("disc", "textured")),
+        {"background": "same grey", "codec": "MJPEG"},
+        {"size": 16, "step": 20, "background": "fine"},
     ],
     ids=lambda facts: ", ".join(map(str, facts.values())),
 )
@@ -132,6 +140,21 @@ def test_a_bar_as_high_as_the_picture_moves_though_nothing_shows_its_direction_b
         frame[:, 4 * n : 4 * n + 16] = 0
     expected = 16 / 128 * 40 / 96
     assert expected / 1.5 < motion_score(through(codec, bar, 10, tmp_path), 10) < expected * 1.5
+
+
+def test_the_score_of_a_pan_is_its_speed_though_half_of_the_picture_is_flat():
+    clip = panning_clip(0.2)
+    clip[:, : clip.shape[1] // 2] = 190
+    assert motion_score(clip, 10) == pytest.approx(0.2, rel=0.1)
+
+
+def test_objects_that_pass_each_other_are_two():
+    one, expected = object_clip(24, 4, "soft", "square", 10, 0, seconds=2)
+    background = np.rint(still_picture("soft")).astype(np.uint8)
+    changed = (one != background).any(-1, keepdims=True)
+    other = np.roll(changed, 30, axis=1)[:, :, ::-1]
+    both = np.where(changed, one, np.where(other, np.uint8([40, 40, 200]), background))
+    assert 2 * expected / 1.5 < motion_score(both, 10) < 2 * expected * 1.5
 
 
 def test_motions_sort_alike_before_any_background():

@@ -115,7 +115,7 @@ def _write_clip(frames: Iterable[np.ndarray], count: int, fps: float, folder: Pa
         write_image(folder / f"{n:05d}.{settings['format']}", frame)
         content.update(np.ascontiguousarray(frame))
         grey = small_grey(frame)
-        meter.add(grey)
+        meter.add(frame)
         if previous is not None:
             jumps.append(float(cv2.absdiff(grey, previous).mean()))
         if n in shown:

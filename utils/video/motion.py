@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from utils.video.moving_parts import moving_parts
+from utils.video.moving_parts import changes, window_flows
 
 MOTION_MEASURE = 2  # scores of different measures do not compare; 1, before it was noted, was Farneback's flow alone
 SHORT_SIDE = 128  # px; an object of a twelfth of the picture has 10
 FAR_SECONDS, NEAR_SECONDS = 1 / 2, 1 / 8  # between the two frames of a pair
-FAST = 0.12  # short sides per second, above which far pairs lose track
+SEGMENTS = 4  # of FAR_SECONDS each, looked at together
 SPEED_EDGES = (0.01, 0.05, 0.1, 0.2, 0.4, 0.8)  # short sides per second, of flow_histogram; below the first: still
 DIRECTIONS = 8
 BUCKET_MODES = ("quantile", "zscore", "const")
@@ -39,7 +39,7 @@ def motion_meter(frames: np.ndarray, fps: float) -> "MotionMeter":
     """The meter after all frames, uint8 RGB (T, H, W, 3), fps of them a second."""
     meter = MotionMeter(len(frames), fps)
     for frame in frames:
-        meter.add(small_grey(frame))
+        meter.add(frame)
     return meter
 
 
@@ -47,41 +47,32 @@ class MotionMeter:
     """`motion_score` of a clip that need not be in memory: `add` its num_frames frames in order, then ask for `score`,
     and whether it is `static`.
 
-    Frames are compared over half a second, as SVD does, or what the clip allows of it; where something moves fast, over
-    an eighth of a second from the same frame.
+    It looks at eight frames a second, or all if there are fewer, and keeps the small ones of two seconds.
     """
 
     def __init__(self, num_frames: int, fps: float):
-        self.fps, self.count, self.speeds, self.changed = fps, 0, [], False
-        self.far = max(1, min(round(FAR_SECONDS * fps), num_frames - 1))  # frames
-        self.near = max(1, round(NEAR_SECONDS * fps))
+        self.near = max(1, min(round(NEAR_SECONDS * fps), num_frames - 1))  # frames
+        self.per_second = fps / self.near
+        self.segment = max(1, round(FAR_SECONDS * self.per_second))  # of those it looks at, as the next two
+        self.window = SEGMENTS * self.segment
+        self.last = (num_frames - 1) // self.near * self.near
+        self.count, self.small, self.first, self.speeds, self.changed = 0, [], None, [], False
 
-    def add(self, grey: np.ndarray) -> None:
-        """The next frame, from `small_grey`."""
-        behind = self.count % self.far
-        if self.count and not behind:
-            self.speeds.append(float(self._speed(grey).mean()))
-        if not self.count:
-            self.first = grey
-        if not behind:
-            self.start, self.soon = grey, None
-        elif behind == self.near:
-            self.soon = self._moved(grey, self.near)
-        self.last, self.count = grey, self.count + 1
+    def add(self, frame: np.ndarray) -> None:
+        """The next frame, uint8 RGB (H, W, 3)."""
+        if self.count % self.near == 0 and self.count <= self.last:
+            self.small.append(small_frame(frame))
+            self.first = self.small[0] if self.first is None else self.first
+            if len(self.small) > self.window or (self.count == self.last and len(self.small) > 1):
+                self._look(*window_flows(self.small, self.segment, self.per_second))
+                self.small = self.small[-1:]
+        self.count += 1
 
-    def _speed(self, grey: np.ndarray) -> np.ndarray:
-        """Speed at each pixel of self.start (h, w), in short sides per second, half a second later."""
-        if self.soon is not None and self.soon.any():
-            whole = (self.soon > FAST / 2).mean() > 0.9  # the camera moves by pixels: no need of a longer look
-            if whole or np.quantile(self.soon[self.soon > 0], 0.1) > FAST:
-                return self.soon
-        late = self._moved(grey, self.far)
-        return late if self.soon is None else np.where(np.maximum(self.soon, late) > FAST, self.soon, late)
-
-    def _moved(self, grey: np.ndarray, frames: int) -> np.ndarray:
-        flow, changed = moving_parts(self.start, grey)
+    def _look(self, flows: np.ndarray, changed: bool) -> None:
+        """At the flow (n, h, w, 2) between the frames of a window, in px."""
+        lengths = np.hypot(flows[..., 0], flows[..., 1]).mean(axis=(1, 2)) / min(flows.shape[1:3])
+        self.speeds += (lengths * self.per_second).tolist()
         self.changed |= changed
-        return np.linalg.norm(flow, axis=-1) * self.fps / frames / min(grey.shape)
 
     def score(self) -> float:
         return float(np.mean(self.speeds)) if self.speeds else 0.0
@@ -90,35 +81,54 @@ class MotionMeter:
         """Whether nothing changes beyond noise and the brightness of the whole, neither within half a second nor from
         the first frame to the last. Slow drift may so score 0 and yet be no static clip."""
         if not self.changed and self.count > 1:
-            self.changed = moving_parts(self.first, self.last).changed
+            self.changed = changes(self.first, self.small[-1])
         return not self.changed
+
+
+class _Histogram(MotionMeter):
+    """A meter that counts how many pixels move so fast in this direction."""
+
+    counts = 0
+
+    def _look(self, flows: np.ndarray, changed: bool) -> None:
+        flow = flows.reshape(-1, 2) / min(flows.shape[1:3]) * self.per_second
+        speed = np.digitize(np.linalg.norm(flow, axis=1), SPEED_EDGES)  # 0: still
+        angle = np.arctan2(flow[:, 1], flow[:, 0])  # right is 0, down is pi / 2
+        direction = np.rint(angle / (2 * np.pi) * DIRECTIONS).astype(int) % DIRECTIONS
+        found = np.where(speed, 1 + (speed - 1) * DIRECTIONS + direction, 0)
+        self.counts = self.counts + np.bincount(found, minlength=1 + len(SPEED_EDGES) * DIRECTIONS)
 
 
 def flow_histogram(frames: np.ndarray, fps: float) -> np.ndarray:
     """Share of pixels that move so fast in this direction: float (49,), sums to 1; still pixels first.
 
-    frames: uint8 RGB (T, H, W, 3); fps: their rate in frames/s. Motion is measured over an eighth of a second, or from
-    frame to frame if those are further apart. After the still ones come, for each range of speed between SPEED_EDGES
-    (the last is open), 8 directions: right, down and right, down, ... A single frame is all still.
+    frames: uint8 RGB (T, H, W, 3); fps: their rate in frames/s. Motion is what the score is made of. After the still
+    ones come, for each range of speed between SPEED_EDGES (the last is open), 8 directions: right, down and right,
+    down, ... A single frame is all still.
     """
-    step = max(1, min(round(NEAR_SECONDS * fps), len(frames) - 1))  # frames
-    greys, counts = [small_grey(frame) for frame in frames], np.zeros(1 + len(SPEED_EDGES) * DIRECTIONS)
-    for before, after in zip(greys, greys[step:], strict=False):
-        flow = moving_parts(before, after).flow.reshape(-1, 2) / min(before.shape) * fps / step
-        speed = np.digitize(np.linalg.norm(flow, axis=1), SPEED_EDGES)  # 0: still
-        angle = np.arctan2(flow[:, 1], flow[:, 0])  # right is 0, down is pi / 2
-        direction = np.rint(angle / (2 * np.pi) * DIRECTIONS).astype(int) % DIRECTIONS
-        counts += np.bincount(np.where(speed, 1 + (speed - 1) * DIRECTIONS + direction, 0), minlength=len(counts))
-    counts[0] += not counts.any()
-    return counts / counts.sum()
+    meter = _Histogram(len(frames), fps)
+    for frame in frames:
+        meter.add(frame)
+    if not np.any(meter.counts):
+        return np.eye(1, 1 + len(SPEED_EDGES) * DIRECTIONS)[0]
+    return meter.counts / meter.counts.sum()
+
+
+def small_frame(frame: np.ndarray) -> np.ndarray:
+    """uint8 RGB (H, W, 3) -> uint8 YCrCb (h, w, 3) whose short side has 128 px; aspect ratios end at 8:1."""
+    return cv2.cvtColor(_small(frame), cv2.COLOR_RGB2YCrCb)
 
 
 def small_grey(frame: np.ndarray) -> np.ndarray:
-    """uint8 RGB (H, W, 3) -> uint8 grey (h, w) whose short side has 128 px; aspect ratios end at 8:1."""
+    """uint8 RGB (H, W, 3) -> uint8 grey (h, w), as small; grey first, which is half the work."""
+    return _small(cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY))
+
+
+def _small(frame: np.ndarray) -> np.ndarray:
     scale = SHORT_SIDE / min(frame.shape[:2])
     height, width = (min(round(side * scale), 8 * SHORT_SIDE) for side in frame.shape[:2])
-    grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)  # first, which is half the work
-    return cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return cv2.resize(np.ascontiguousarray(frame), (width, height), interpolation=interpolation)
 
 
 def to_buckets(scores: Sequence[float], mode: str = "quantile", reference: Sequence[float] | None = None) -> list[int]:
