@@ -276,3 +276,21 @@ def test_statistics_of_a_set_that_moves_and_of_one_that_does_not():
     assert not any(row.differ for row in compare_motion(moves, moves).values())
     with pytest.raises(ValueError, match="no clips"):
         motion_statistics([], 10)
+
+
+@pytest.mark.parametrize("num_frames", [4, 20])
+def test_black_bars_are_no_part_of_a_pan(num_frames):
+    clip = panning_clip(0.2, num_frames, height=96, width=128)
+    boxed = np.zeros((num_frames, 128, 128, 3), np.uint8)
+    boxed[:, 16:112] = clip
+    assert motion_score(boxed, 10) == pytest.approx(0.2 * (96 / 128) ** 2, rel=0.1)  # of the area, in its short sides
+    assert not is_static(boxed, 10) and not is_static(boxed.transpose(0, 2, 1, 3).copy(), 10)
+
+
+def test_motion_nearly_everywhere_is_no_noise():
+    clip = panning_clip(0.1, 4, height=96, width=128)
+    clip[:, :36], clip[:, 60:] = clip[0, :36], 90  # it neither fills the picture nor reaches three sides of it
+    clip[:, :, 100:] = 90
+    wide = panning_clip(0.1, 4, height=96, width=128)
+    wide[:, :4] = wide[:, -4:] = 120  # bars that are not black
+    assert not is_static(clip, 10) and not is_static(wide, 10)

@@ -11,7 +11,14 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from utils.video.moving_objects import CHANGE, LEAST_CHANGE, MOST_NOISE, brightness, difference, object_flows
+from utils.video.moving_objects import (
+    CHANGE,
+    LEAST_CHANGE,
+    MOST_NOISE,
+    brightness,
+    difference,
+    object_flows,
+)
 
 STRONG_CHANGE = 10.0  # levels; what codecs repaint at a key frame stays below, or does not move
 LEAST_FLOW = 3.0  # levels
@@ -19,6 +26,7 @@ UNEXPLAINED = 0.1  # of the energy of a change may remain after flow
 FEWEST = 0.001  # of the picture, in one part
 WIDE = 0.4  # of the picture
 MOST_WRONG = 0.15  # of what changes may contradict one motion of the whole
+BAR_LEVEL = 20  # of Y, 16 in black bars
 FAST = 0.12  # short sides per second, above which far pairs lose track
 
 
@@ -28,7 +36,8 @@ def window_flows(frames: Sequence[np.ndarray], segment: int, per_second: float) 
 
     frames: n of uint8 YCrCb (h, w, 3), so many per_second; for `segment` of them at a time the camera moves or not.
     """
-    last = len(frames) - 1
+    whole, inside = frames[0].shape[:2], without_bars(frames)
+    frames, last = [np.ascontiguousarray(frame[inside]) for frame in frames], len(frames) - 1
     flows, changed = np.zeros((last, *frames[0].shape[:2], 2), np.float32), False
     still = []  # segments before the one at hand
     for start in range(0, last, segment):
@@ -50,11 +59,33 @@ def window_flows(frames: Sequence[np.ndarray], segment: int, per_second: float) 
                 flow = _soon_or_late(frames, one, other, per_second, camera=False)
                 flows[one:other] += flow * (left[..., None] & ~flows[one:other].any(-1, keepdims=True))
             still = []
+    if flows.shape[1:3] != whole:
+        flows, inner = np.zeros((last, *whole, 2), np.float32), flows
+        flows[:, *inside] = inner
     return flows, changed
+
+
+def without_bars(frames: Sequence[np.ndarray]) -> tuple[slice, slice]:
+    """Where the picture is between black bars, of frames uint8 YCrCb (h, w, 3); all of it without any.
+
+    Bars stay black, and the picture between them, at least half of either side, begins with a line that is not.
+    """
+    light = np.max([frame[..., 0] for frame in frames], axis=0)
+    found = []
+    for axis in (1, 0):
+        share = (light > BAR_LEVEL).mean(axis=axis)
+        lit = np.flatnonzero(share > 0)
+        first, end = (lit[0], lit[-1] + 1) if len(lit) else (0, 0)
+        bars = end - first >= len(share) / 2 and min(share[first + 1 : end - 1], default=0) > 0
+        bars = bars and min(share[min(first + 2, end - 1)], share[max(end - 3, first)]) > 0.3
+        found.append(slice(first, end) if bars else slice(None))
+    return found[0], found[1]
 
 
 def changes(before: np.ndarray, after: np.ndarray) -> bool:
     """Whether two frames uint8 YCrCb (h, w, 3) differ beyond the noise and the brightness of the whole."""
+    inside = without_bars((before, after))
+    before, after = before[inside], after[inside]
     pair = _Pair(before, after)
     return pair.strong or pair.wide and _flow(before, after, camera=True) is not None
 
