@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -24,13 +25,17 @@ forking.set_forkserver_preload(["tests.faults.imports"])
 
 
 class Script:
-    """A script at work, in a session of its own. `output` takes what it says: a new file, a terminal, a FIFO."""
+    """A script at work, in a session of its own. `output` takes what it says: a new file, a terminal, a FIFO.
+
+    It goes with this object, if the row that started it fails.
+    """
 
     def __init__(self, output: Path, script: str, *flags, patch: str | None = None):
         self.output = output
         self.process = forking.Process(target=_run, args=(output, patch, script, list(map(str, flags))))
         self.process.start()
         self.pid = self.process.pid
+        weakref.finalize(self, self.process.kill)
 
     @property
     def said(self) -> str:
