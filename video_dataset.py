@@ -202,7 +202,8 @@ class TextVideoDataset(ReadableClips):
 
         if index not in self.decoded:
             try:
-                self.decoded[index] = probe_video(self.path(index))
+                known = self.items[index][0]
+                self.decoded[index] = probe_video(known.path, section=known.section)
             except (VideoError, OSError):
                 self.decoded[index] = None
         return self.decoded[index]

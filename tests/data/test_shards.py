@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.clips import damage, encode
 from tests.data.folders import add_clip, load, numbers, ramp
 from utils.cli import UserError
 from utils.data import clip_index
@@ -57,6 +58,17 @@ def test_clips_in_shards_are_those_that_went_in(shards, tmp_path):
     alone = read_frames(probe_video(tmp_path / "alone.mp4"), range(13))
     assert np.array_equal(read_frames(dataset.items[5][0], range(13)), alone)
     assert sorted(dataset.digests()) == sorted(f"b-{n}.tar/{m:03d}.mp4" for n in (2, 10) for m in range(3))
+
+
+def test_a_damaged_clip_in_a_shard_gives_what_decodes(tmp_path):
+    path = tmp_path / "a.mp4"
+    encode(path, ramp(24), options={"g": "6", "bf": "0", "x264-params": "scenecut=0"}, fps=8)
+    damage(path, 15)  # frames 15 to 17 are lost: training counts them, and finds that out later
+    (tmp_path / "data").mkdir()
+    write_shard(tmp_path / "data" / "a.tar", [("0.mp4", path.read_bytes()), ("0.txt", b"a clip")])
+    dataset = load(tmp_path / "data", num_frames=4, cache_bytes=0)
+    seen = [numbers(dataset[epoch, 0]["video"]) for epoch in range(20)]
+    assert not dataset.items[0][0].verified and not any({15, 16, 17} & set(window) for window in seen)
 
 
 def test_shards_may_lie_on_other_disks_and_are_indexed_once(shards, tmp_path, monkeypatch):
