@@ -80,6 +80,22 @@ def test_shards_may_lie_on_other_disks_and_are_indexed_once(shards, tmp_path, mo
     assert load(tmp_path / "links").captions() == [f"clip {n}" for n in range(6)]
 
 
+def test_a_shard_in_another_order_is_read_anew_whatever_its_time_says(tmp_path):
+    clips = {name: clip_bytes(tmp_path, frames) for name, frames in (("0", 8), ("1", 12))}
+    shard, before = tmp_path / "data" / "a.tar", None
+    shard.parent.mkdir()
+    for order in ("01", "10"):
+        write_shard(shard, [m for n in order for m in ((f"{n}.mp4", clips[n]), (f"{n}.txt", f"clip {n}".encode()))])
+        before = before or shard.stat()
+        os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
+        found = {texts[0]: info.frames for info, texts in load(shard.parent).items}
+        assert found == {"clip 0": 8, "clip 1": 12} and shard.stat().st_size == before.st_size
+        dataset = load(shard.parent, augment=False, num_frames=8)
+        assert all(
+            numbers(dataset[n]["video"])[0] == (info.frames - 8) // 2 for n, (info, _) in enumerate(dataset.items)
+        )
+
+
 def test_captions_in_json_several_and_pictures(tmp_path):
     picture = io.BytesIO()
     Image.new("RGB", (32, 32), "red").save(picture, "PNG")

@@ -81,6 +81,19 @@ def test_captions_are_taken_from_where_people_have_them(captioned, tmp_path, whe
     assert [row["text"] for row in rows(tmp_path / "out")] == [["a long pan", *several], ["a short pan"]]
 
 
+def test_files_of_one_name_in_two_folders_keep_their_own_captions(captioned, tmp_path):
+    for folder, name in (("one", "a"), ("two", "b")):
+        (tmp_path / "clips" / folder).mkdir(parents=True)
+        (tmp_path / "clips" / folder / "0.mp4").symlink_to(captioned / "videos" / f"{name}.mp4")
+    (tmp_path / "list.csv").write_text("file_name,text\nclips/one/0.mp4,long\nelsewhere/0.mp4,of another\n")
+    prepare(tmp_path / "clips", tmp_path / "out", "--recursive", "--captions", str(tmp_path / "list.csv"))
+    assert [row["text"] for row in rows(tmp_path / "out")] == [["long"], []]
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "0.txt").write_text("of which?")
+    with pytest.raises(UserError, match=r"several videos would share the caption 0\.txt"):
+        prepare(tmp_path / "clips", tmp_path / "again", "--recursive", "--captions", str(tmp_path / "one"))
+
+
 def test_captions_that_are_not_there_are_said(captioned, tmp_path, capsys):
     with pytest.raises(UserError, match=r"--captions: none of the videos .* has a caption in .*empty"):
         (tmp_path / "empty").mkdir()

@@ -34,6 +34,7 @@ def test_frames_may_be_wider_than_high(mixed, tmp_path):
 
 def test_a_run_on_buckets_and_pictures_resumes_to_the_bit(mixed, tmp_path):
     flags = ["--buckets", "24x16x8", "16x24x8", "24x16x4", "16x24x4", "--image_share", "0.3", "--batch_size", "2"]
+    flags += ["--val_fraction", "0.5"]  # clips of several shapes validate
     flags += ["--max_train_steps", "8", "--checkpoint_every", "3", "--validate_every", "4", "--sample_every", "8"]
     train(mixed, tmp_path / "whole", *flags)
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
