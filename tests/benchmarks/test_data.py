@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -143,20 +142,6 @@ def test_packages_count_their_own_modules_alone():
 
 
 # Pictures -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (37, 63), (90, 160)])
-def test_a_png_is_exact_and_no_larger_than_opencvs(tmp_path, shape):
-    pictures = {
-        "film": loading.moving_picture(1, *shape, seed=0)[0],
-        "flat": np.full((*shape, 3), (200, 30, 7), np.uint8),
-        "noise": np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8),
-    }
-    for name, picture in pictures.items():
-        write_image(tmp_path / f"{name}.png", picture)
-        assert np.array_equal(np.asarray(Image.open(tmp_path / f"{name}.png")), picture)
-        usual = len(cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1])
-        assert (tmp_path / f"{name}.png").stat().st_size <= 1.05 * usual + 100
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg"])

@@ -9,7 +9,8 @@ import pytest
 from tests.clips import damage, encode, moving_clip
 from tests.decoding.making import write, yuv_frame
 from tests.decoding.reading import assert_looks_like, read_all
-from utils.decoding.probe import probe_video
+from utils.decoding.fields import UNMARKED
+from utils.decoding.probe import probe_video, unmarked_fields
 from utils.decoding.read import read_frames
 from utils.decoding.video_info import VideoError
 
@@ -201,6 +202,51 @@ def test_telecined_film_is_named_and_video_is_not(tmp_path):
     ):
         info = probe_video(write(tmp_path / f"{name}.mp4", frames, "libx264", {"x264-params": "tff=1"}, fps=30))
         assert any(note.startswith("telecined film") for note in info.notes) == film, name
+
+
+def unmarked(frames: list[av.VideoFrame]) -> list[av.VideoFrame]:
+    return [av.VideoFrame.from_ndarray(frame.to_ndarray(), format=frame.format.name) for frame in frames]
+
+
+def tiled(count: int, top_first: bool, step: int) -> list[av.VideoFrame]:
+    """Rows that stay, one dark and one bright, beside a bar that moves by whole frames: no fields at all."""
+    frames = []
+    for n in range(count):
+        luma = bar(4 + n * step % 96)
+        luma[::2, :40] = 230
+        frames.append(yuv_frame("yuv420p", [luma, 128, 128]))
+    return frames
+
+
+UNMARKED_KINDS = {
+    "top first": (unmarked(interlaced(30, True)), True),
+    "bottom first, slow": (unmarked(interlaced(30, False, step=2)), True),
+    "ten bits": (unmarked(interlaced(30, True, "yuv420p10le")), True),
+    "film": (unmarked(telecined(40)), True),
+    "progressive": ([yuv_frame("yuv420p", [bar(4 + 4 * n % 96), 128, 128]) for n in range(30)], False),
+    "still": (unmarked(interlaced(1, True) * 30), False),
+    "rows": (tiled(30, True, 4), False),
+    "noise": (
+        [yuv_frame("yuv420p", [np.random.default_rng(n).integers(0, 256, (96, 128)), 128, 128]) for n in range(30)],
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNMARKED_KINDS)
+def test_fields_that_are_not_marked_are_named_and_nothing_else_is(tmp_path, kind):
+    frames, fields = UNMARKED_KINDS[kind]
+    codec = "libx265" if kind == "ten bits" else "libx264"
+    options = {"x265-params": "crf=23:log-level=none"} if kind == "ten bits" else {"crf": "23"}
+    path = write(tmp_path / "a.mp4", frames, codec, options, fps=25)
+    counted = probe_video(path, decode=False)
+    assert not counted.verified and not counted.interlaced
+    assert (UNMARKED in probe_video(path).notes) == (unmarked_fields(counted) == [UNMARKED]) == fields
+
+
+def test_marked_fields_are_not_said_to_be_unmarked(tmp_path):
+    path = write(tmp_path / "a.mp4", interlaced(30, True), "libx264", {"x264-params": "tff=1"}, fps=25)
+    assert UNMARKED not in probe_video(path).notes and unmarked_fields(probe_video(path)) == []
 
 
 def test_fields_that_cannot_be_made_progressive_are_an_error_and_never_a_picture(tmp_path):

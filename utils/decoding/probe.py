@@ -2,14 +2,14 @@
 
 import os
 import re
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import pairwise
 from pathlib import Path
 
 import av
 import numpy as np
 
-from utils.decoding.fields import Pulldown
+from utils.decoding.fields import UNMARKED, Combs, Pulldown
 from utils.decoding.hdr import TRANSFERS
 from utils.decoding.pictures import Pictures, orientation
 from utils.decoding.source import MOST_PIXELS, Source, number_of
@@ -46,6 +46,20 @@ def probe_video(
     return scan.decoded()
 
 
+def unmarked_fields(info: VideoInfo) -> list[str]:
+    """The remark, if any, that a video whose frames have only been counted looks interlaced; decodes a few seconds."""
+    if info.verified or info.interlaced:
+        return []
+    combs = Combs()
+    with closing(Source(info.path, info.stream, section=info.section)) as source, suppress(av.error.FFmpegError):
+        for packet in source.packets():
+            for frame in source.decode(packet):
+                combs.add(frame)
+            if combs.full:
+                break
+    return [UNMARKED] * combs.found()
+
+
 class Scan:
     """One pass over a file: its packets, and the frames that come of them (without `decode` the first one only)."""
 
@@ -55,7 +69,7 @@ class Scan:
         self.packets, self.shown = {}, 0  # {number: (time stamp, is it a key frame)}; how many are to be shown
         self.numbers, self.ticks, self.keys = [], [], []  # of each frame: its packet, time stamp, is it a key frame
         self.bad: set[int] = set()  # numbers of packets that cannot be decoded
-        self.sizes, self.interlaced, self.pulldown = set(), 0, Pulldown()
+        self.sizes, self.interlaced, self.pulldown, self.combs = set(), 0, Pulldown(), Combs()
         with closing(Source(path, threads=threads, max_pixels=max_pixels, section=section)) as source:
             self.source = source
             for number, packet in enumerate(source.packets() if decode else source.demuxed()):
@@ -90,6 +104,8 @@ class Scan:
             if frame.interlaced_frame:
                 self.interlaced += 1
                 self.pulldown.add(frame)
+            else:
+                self.combs.add(frame)
 
     def _first(self, frame: av.VideoFrame) -> None:
         """What every frame has: size, and what is done to make it a picture."""
@@ -173,6 +189,8 @@ class Scan:
             notes.append("size changes inside the stream; every frame is scaled to the size of the first")
         if self.interlaced:
             notes.append("interlaced: made progressive (bwdif), one frame of two fields")
+        if self.combs.found():
+            notes.append(UNMARKED)
         if self.pulldown.found():
             notes.append(
                 "telecined film (2:3 pulldown): it repeats fields; --target_fps 24 takes frames at its own rate"

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from utils.decoding.probe import probe_video
+from utils.decoding.probe import probe_video, unmarked_fields
 from utils.decoding.read import iter_frames
 from utils.decoding.video_info import VideoError, VideoInfo
 from utils.video.encode import write_image
@@ -52,6 +52,7 @@ def _write(info: VideoInfo, name: str, folder: Path, settings: dict) -> dict[str
     length = settings.get("clip_frames")
     numbered = settings["scenes"] or length is not None
     segments, notes = _segments(info, settings["scenes"], all_parts=numbered)
+    notes += unmarked_fields(info)
     parts = []
     for first, end in segments:
         indices, fps = sample_segment(info, first, end, settings["target_fps"], settings["frame_stride"])

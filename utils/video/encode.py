@@ -12,7 +12,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -20,10 +19,7 @@ from utils.decoding.probe import probe_video
 from utils.decoding.video_info import VideoError
 from utils.files import whole_file
 from utils.video.frames import checked_frames
-
-# Each row minus the one above, in which only runs are looked for: a third of the time of Pillow's, and no larger.
-_PNG_OPTIONS = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
-_PNG_OPTIONS += [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+from utils.video.png import encode_png
 
 
 def write_video(path: str | Path, frames: np.ndarray, fps: float) -> None:
@@ -72,7 +68,7 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
         Image.fromarray(image).save(buffer, "JPEG", quality=95, subsampling=0)
         encoded = buffer.getvalue()
     else:
-        encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _PNG_OPTIONS)[1].tobytes()
+        encoded = encode_png(image)
     with _atomic(path) as temporary, open(temporary, "w+b") as file:
         file.write(encoded)
         file.seek(0)
