@@ -22,7 +22,15 @@ from utils.arguments.training import (
 )
 from utils.cli import Parser, UserError, choice, integer, utf8_text
 from utils.cli import run as run_script
-from utils.runs.new_model import load_initial_weights, make_diffusion, make_text_encoder, make_unet
+from utils.runs.new_model import (
+    load_initial_weights,
+    make_autoencoder,
+    make_diffusion,
+    make_text_encoder,
+    make_unet,
+    measure_latents,
+    sizes_of,
+)
 
 # torch and what is built on it are imported in main(): --help and a misspelt flag answer at once.
 
@@ -109,9 +117,9 @@ def main(args: argparse.Namespace) -> None:
     accelerator, say = run.accelerator, run.say
 
     # Data: clips (B, 3, T, H, W) in [-1, 1] with captions; what a sample is depends on (seed, epoch, index) alone.
-    readable = {"max_bad_fraction": args.max_bad_fraction}
-    train_set = TextVideoDataset(**data_args(args), **readable, split="train")
-    val_set = TextVideoDataset(**data_args(args), **readable, split="val")
+    autoencoder = make_autoencoder(args, run.state)
+    data = data_args(args, sizes_of(args, autoencoder)) | {"max_bad_fraction": args.max_bad_fraction}
+    train_set, val_set = (TextVideoDataset(**data, split=split) for split in ("train", "val"))
     run.check_clips("--data_dir", train_set.digests() | val_set.digests())
     samples = args.num_epochs * len(train_set)
     max_train_steps = args.max_train_steps or -(-samples // run.samples_per_step(args.batch_size))
@@ -120,12 +128,14 @@ def main(args: argparse.Namespace) -> None:
         f"run folder {run.run_dir}"
     )
 
-    # Model: the U-Net learns, and with it the built-in text encoder; a pretrained one is frozen.
+    # Model: the U-Net learns, and with it the built-in text encoder; a pretrained one is frozen, as the autoencoder is.
+    if autoencoder is not None:
+        measure_latents(autoencoder, train_set, run.device, run.state)
     seed_step(args.seed)
     text_encoder = make_text_encoder(args, train_set.captions(mirrored=args.augment), run.state.get("tokenizer"))
     for remark in text_encoder.remarks(train_set.captions()):
         say(f"warning: {remark}")
-    unet = make_unet(args, text_encoder.dim)
+    unet = make_unet(args, text_encoder.dim, 3 if autoencoder is None else autoencoder.channels)
     if args.init_from is not None:
         load_initial_weights(args.init_from, unet, text_encoder)
     if args.gradient_checkpointing:
@@ -141,7 +151,7 @@ def main(args: argparse.Namespace) -> None:
     if run.resumed:
         for name, module in modules.items():
             module.load_state_dict(run.resumed.tensors[name])
-    model = CaptionedDiffusion(make_diffusion(args, unet), text_encoder)
+    model = CaptionedDiffusion(make_diffusion(args, unet), text_encoder, autoencoder)
     say(f"{sum(p.numel() for p in unet.parameters()) / 1e6:.1f}M parameters in the U-Net, text by {text_encoder.name}")
 
     # Optimizer; samples are drawn from the moving average.
@@ -180,7 +190,8 @@ def main(args: argparse.Namespace) -> None:
         for batches in run.steps():
             for batch in batches:
                 with accelerator.autocast():
-                    loss = trained(batch["video"].to(run.device, non_blocking=True), batch["text"])
+                    clips = model.encode(batch["video"].to(run.device, non_blocking=True))
+                    loss = trained(clips, batch["text"])
                     run.backward(loss)
             run.update()
             if run.due("validate"):
@@ -228,10 +239,11 @@ def validation_loss(model, val_set, batch_size: int, seed: int, max_clips: int =
         for batch in batches * rounds:
             clips = [val_set[i] for i in batch]
             videos = torch.stack([clip["video"] for clip in clips])
+            videos = model.encode(videos.to(device))
             noise = torch.randn(videos.shape, generator=torch.Generator().manual_seed(seed + done)).to(device)
             where = slice(done, done + len(batch))
             embeddings, mask = model.text_encoder.encode([clip["text"] for clip in clips])
-            loss = diffusion(videos.to(device), embeddings, mask, noise=noise, timesteps=timesteps[where].to(device))
+            loss = diffusion(videos, embeddings, mask, noise=noise, timesteps=timesteps[where].to(device))
             total += loss.item() * len(batch)
             done += len(batch)
     return total / (rounds * count)
@@ -239,6 +251,7 @@ def validation_loss(model, val_set, batch_size: int, seed: int, max_clips: int =
 
 def save_best(run, args: argparse.Namespace, model, val_loss: float) -> None:
     """best_model.pth. All processes gather the weights, the main process writes them."""
+    from utils.runs.autoencoder import pack_autoencoder
     from utils.runs.model_file import pack_model, save_model
 
     height, width = frame_shape(args)
@@ -251,7 +264,8 @@ def save_best(run, args: argparse.Namespace, model, val_loss: float) -> None:
         "guidance_scale": args.guidance_scale,
         "data": seen_as(args),
     }
-    packed = pack_model(model.diffusion, model.text_encoder, **about)
+    latents = model.autoencoder and pack_autoencoder(model.autoencoder, args.vae, args.vae_revision)
+    packed = pack_model(model.diffusion, model.text_encoder, latents, **about)
     if run.main_process:
         save_model(run.run_dir / "best_model.pth", packed)
 

@@ -1,7 +1,8 @@
 """TextToVideoDiffusion: the training objective and the sampler of a discrete-time diffusion model of video.
 
-DDPM (Ho et al. 2020, arXiv:2006.11239) with the cosine schedule of Nichol and Dhariwal 2021 (arXiv:2102.09672), text
-dropout for classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598). Samplers are diffusers' schedulers.
+DDPM (Ho et al. 2020, arXiv:2006.11239) with the cosine schedule of Nichol and Dhariwal 2021 (arXiv:2102.09672), those
+of DDPM and Stable Diffusion, or any that diffusers describes; text dropout for classifier-free guidance (Ho and
+Salimans 2022, arXiv:2207.12598). Samplers are diffusers' schedulers. A clip is of pixels or of latents.
 """
 
 from collections.abc import Callable
@@ -14,8 +15,10 @@ from diffusers import (
     EulerDiscreteScheduler,
     UniPCMultistepScheduler,
 )
-from diffusers.schedulers.scheduling_ddpm import betas_for_alpha_bar
 from torch import Tensor, nn
+
+from models.autoencoder import VideoAutoencoder
+from models.noise_schedule import make_betas
 
 # Each a scheduler of diffusers and its settings. The first adds fresh noise in every step, as DDPM does, and so forgets
 # the errors of earlier steps: at equal cost a model that is not done learning draws more of its videos right.
@@ -32,22 +35,6 @@ LOSS_WEIGHTINGS = ("none", "min_snr", "snr_plus_one")
 TIMESTEP_SAMPLINGS = ("uniform", "logit_normal")
 
 
-def cosine_betas(num_timesteps: int, noise_shift: float = 1.0) -> Tensor:
-    """Betas of the cosine schedule, alpha_bar(t) = cos^2((t/T + 0.008) / 1.008 * pi/2), each at most 0.999.
-
-    noise_shift multiplies sigma = sqrt(1/alpha_bar - 1): the frames of a clip repeat each other, so noise that hides an
-    image still shows a video (Hoogeboom et al. 2023, arXiv:2301.11093, shift it for size; the same holds for length).
-    Returns (T,) float32.
-    """
-    betas = betas_for_alpha_bar(num_timesteps).double()
-    if noise_shift != 1:
-        alphas_cumprod = (1 - betas).cumprod(dim=0)
-        alphas_cumprod = 1 / (1 + noise_shift**2 * (1 / alphas_cumprod - 1))
-        previous = torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod[:-1]])
-        betas = (1 - alphas_cumprod / previous).clamp(max=0.999)
-    return betas.float()
-
-
 class TextToVideoDiffusion(nn.Module):
     """Owns the U-Net and the noise schedule.
 
@@ -57,6 +44,10 @@ class TextToVideoDiffusion(nn.Module):
         with min(SNR, gamma) (Hang et al. 2023, arXiv:2303.09556), "snr_plus_one" with min(SNR + 1, gamma), which keeps
         teaching where the noise is high, and that is where the text decides (SNR + 1 is Salimans and Ho, sec. 4).
     zero_terminal_snr: the last timestep is pure noise (Lin et al. 2023, arXiv:2305.08891).
+    noise_schedule, beta_start, beta_end, noise_shift: see make_betas. scheduler_config: what a scheduler_config.json of
+        diffusers holds; it takes the place of these, of num_timesteps, prediction_type and zero_terminal_snr, and says
+        how samplers space their timesteps.
+    latents: whether clips are latents, which have no range to be kept in, rather than pixels in [-1, 1].
     text_dropout: share of captions replaced by the empty one in training, for classifier-free guidance.
     timestep_sampling: which timesteps training sees, "uniform" or "logit_normal": more of the middle, where it is
         decided what a clip shows, and few of the ends (Esser et al. 2024, arXiv:2403.03206, sec. 3.1, with m=0).
@@ -77,8 +68,17 @@ class TextToVideoDiffusion(nn.Module):
         text_dropout: float = 0.1,
         timestep_sampling: str = "uniform",
         logit_std: float = 1.0,
+        noise_schedule: str = "cosine",
+        beta_start: float = 0.00085,
+        beta_end: float = 0.012,
+        scheduler_config: dict | None = None,
+        latents: bool = False,
     ):
         super().__init__()
+        if scheduler_config is not None:
+            num_timesteps = scheduler_config.get("num_train_timesteps", 1000)
+            prediction_type = scheduler_config.get("prediction_type", "epsilon")
+            zero_terminal_snr = scheduler_config.get("rescale_betas_zero_snr", False)
         if prediction_type not in PREDICTION_TYPES:
             raise ValueError(f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}, not {prediction_type!r}")
         if loss_weighting not in LOSS_WEIGHTINGS:
@@ -99,6 +99,11 @@ class TextToVideoDiffusion(nn.Module):
             "text_dropout": text_dropout,
             "timestep_sampling": timestep_sampling,
             "logit_std": logit_std,
+            "noise_schedule": noise_schedule,
+            "beta_start": beta_start,
+            "beta_end": beta_end,
+            "scheduler_config": scheduler_config,
+            "latents": latents,
         }
         self.unet = unet
         self.num_timesteps = num_timesteps
@@ -108,15 +113,17 @@ class TextToVideoDiffusion(nn.Module):
         self.text_dropout = text_dropout
         self.timestep_sampling = timestep_sampling
         self.logit_std = logit_std
+        self.latents = latents
         # Samplers get the clipped clean clip, see denoise(): every one then needs the same care at high noise, once.
         # By keyword: what diffusers is given by position it takes for a default, and other samplers would have 1000.
-        self.scheduler = DDPMScheduler(
-            num_train_timesteps=num_timesteps,
-            trained_betas=cosine_betas(num_timesteps, noise_shift).tolist(),
-            rescale_betas_zero_snr=zero_terminal_snr,
-            prediction_type="sample",
-            timestep_spacing="trailing",
-        )
+        if scheduler_config is None:
+            scheduler_config = {
+                "num_train_timesteps": num_timesteps,
+                "trained_betas": make_betas(num_timesteps, noise_shift, noise_schedule, beta_start, beta_end).tolist(),
+                "rescale_betas_zero_snr": zero_terminal_snr,
+                "timestep_spacing": "trailing",
+            }
+        self.scheduler = DDPMScheduler.from_config(scheduler_config, prediction_type="sample")
         self.register_buffer("alphas_cumprod", self.scheduler.alphas_cumprod.clone(), persistent=False)
 
     # Training
@@ -132,8 +139,9 @@ class TextToVideoDiffusion(nn.Module):
     ) -> Tensor:
         """The loss: mean over the batch of w(t) * ||prediction - target||^2 (Ho et al. 2020, eq. 14, for epsilon).
 
-        videos: (B, C, T, H, W) in [-1, 1]. text_embeddings: (B, L, D), mask: (B, L) or None. noise and timesteps are
-        drawn unless given; a validation gives them, so that its curves can be compared. Returns a scalar.
+        videos: (B, C, T, H, W), pixels in [-1, 1] or latents. text_embeddings: (B, L, D), mask: (B, L) or None. noise
+        and timesteps are drawn unless given; a validation gives them, so that its curves can be compared. Returns a
+        scalar.
         """
         noise = torch.randn_like(videos) if noise is None else noise
         if timesteps is None:
@@ -213,17 +221,22 @@ class TextToVideoDiffusion(nn.Module):
         num_inference_steps: int = 25,
         guidance_scale: float = 1.0,
         guidance_rescale: float = 0.0,
-        thresholding: str = "static",
+        thresholding: str | None = None,
         generators: list[torch.Generator] | None = None,
         on_step: Callable[[], object] | None = None,
     ) -> Tensor:
-        """Videos (B, C, T, H, W) in [-1, 1] for B texts.
+        """Clips (B, C, num_frames, height, width) for B texts, of pixels in [-1, 1] or of latents.
 
+        thresholding: see denoise; by default "static" for pixels and "none" for latents.
         text_embeddings: (B, L, D). negative_embeddings: (B, L', D), the empty or the negative prompt, needed when
         guidance_scale != 1. generators: one per video, on the CPU, so that a seed is the same video in any batch and on
         any device; None draws from the global state. on_step is called after each step, for a progress bar.
-        Raises ValueError for an unknown sampler, a number of steps outside 1..num_timesteps and missing embeddings.
+        Raises ValueError for an unknown sampler, a number of steps outside 1..num_timesteps, missing embeddings, and
+        latents that are to be kept in a range.
         """
+        thresholding = thresholding or self.default_thresholding
+        if self.latents and thresholding != "none":
+            raise ValueError(f"thresholding {thresholding!r} is for pixels, and these are latents")
         if sampler not in SAMPLERS:
             raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, not {sampler!r}")
         if not 1 <= num_inference_steps <= self.num_timesteps:
@@ -247,7 +260,11 @@ class TextToVideoDiffusion(nn.Module):
             sample = scheduler.step(clip, timestep, sample, **step_generator).prev_sample
             if on_step is not None:
                 on_step()
-        return sample.clamp(-1, 1)
+        return sample if self.latents else sample.clamp(-1, 1)
+
+    @property
+    def default_thresholding(self) -> str:
+        return "none" if self.latents else "static"
 
     def denoise(self, noisy, timestep, context, mask, guidance_scale=1.0, guidance_rescale=0.0, thresholding="static"):
         """The network's guess of the clean clip behind `noisy`, (B, C, T, H, W), guided and kept in range.
@@ -298,30 +315,61 @@ def _stack_guidance(positive, positive_mask, negative, negative_mask, guidance_s
 
 
 class CaptionedDiffusion(nn.Module):
-    """A diffusion model and its text encoder as the one module that a trainer wraps (for several processes, say)."""
+    """A diffusion model and its text encoder as the one module that a trainer wraps (for several processes, say).
 
-    def __init__(self, diffusion: TextToVideoDiffusion, text_encoder: nn.Module):
+    autoencoder: of a model of latents, frozen: a VideoAutoencoder.
+    """
+
+    def __init__(
+        self,
+        diffusion: TextToVideoDiffusion,
+        text_encoder: nn.Module,
+        autoencoder: VideoAutoencoder | None = None,
+    ):
         super().__init__()
         self.diffusion = diffusion
         self.text_encoder = text_encoder
+        self.autoencoder = autoencoder
 
-    def forward(self, videos: Tensor, captions: list[str]) -> Tensor:
-        """The loss of clips (B, C, T, H, W) in [-1, 1] with their captions, some of which are dropped in training."""
+    def forward(self, clips: Tensor, captions: list[str]) -> Tensor:
+        """The loss of clips as `encode` gives them with their captions, some of which are dropped in training."""
         embeddings, mask = self.text_encoder(self.diffusion.drop_text(captions))
-        return self.diffusion(videos, embeddings, self.needed(mask))
+        return self.diffusion(clips, embeddings, self.needed(mask))
+
+    def encode(self, videos: Tensor) -> Tensor:
+        """What diffusion learns of videos (B, 3, T, H, W) in [-1, 1]: themselves, or their latents (B, C, t, h, w)."""
+        return videos if self.autoencoder is None else self.autoencoder.encode(videos)
 
     def needed(self, mask: Tensor) -> Tensor | None:
         """None where padding counts, as CLIP's does: without a mask attention has faster kernels on a GPU."""
         return mask if self.text_encoder.masks_padding else None
 
     @torch.no_grad()
-    def sample(self, prompts: list[str], seeds: list[int], negative_prompt: str = "", **settings) -> Tensor:
-        """Videos (B, C, T, H, W) in [-1, 1] of the prompts; seeds[i] makes the same video i in any batch.
+    def sample(
+        self,
+        prompts: list[str],
+        seeds: list[int],
+        negative_prompt: str = "",
+        *,
+        num_frames: int,
+        height: int,
+        width: int,
+        **settings,
+    ) -> Tensor:
+        """Videos (B, 3, num_frames, height, width) in [-1, 1] of the prompts; seeds[i] makes the same video i in any
+        batch.
 
-        settings: those of TextToVideoDiffusion.sample. negative_prompt: what guidance leads away from.
+        settings: the others of TextToVideoDiffusion.sample. negative_prompt: what guidance leads away from. Raises
+        ValueError for a size that the autoencoder does not take.
         """
+        shape = {"num_frames": num_frames, "height": height, "width": width}
+        if self.autoencoder is not None:
+            shape = dict(zip(shape, self.autoencoder.latent_shape(num_frames, height, width)[1:], strict=True))
         embeddings, mask = self.text_encoder.encode(prompts)
         negative, negative_mask = self.text_encoder.encode([negative_prompt] * len(prompts))
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         masks = self.needed(mask), self.needed(negative_mask)
-        return self.diffusion.sample(embeddings, masks[0], negative, masks[1], generators=generators, **settings)
+        clips = self.diffusion.sample(
+            embeddings, masks[0], negative, masks[1], generators=generators, **shape, **settings
+        )
+        return clips if self.autoencoder is None else self.autoencoder.decode(clips, num_frames)

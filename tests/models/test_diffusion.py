@@ -7,7 +7,8 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.training_utils import compute_density_for_timestep_sampling
 
-from models.diffusion import PREDICTION_TYPES, SAMPLERS, TextToVideoDiffusion, cosine_betas
+from models.diffusion import PREDICTION_TYPES, SAMPLERS, TextToVideoDiffusion
+from models.noise_schedule import make_betas
 from models.unet3d import UNet3D
 from tests.conftest import TINY_UNET
 from utils.training.optimizers import learning_rate_schedule, make_optimizer
@@ -60,23 +61,23 @@ def oracle_diffusion(clip, prediction_type, **settings):
 
 
 def test_schedule_is_the_cosine_of_nichol_and_dhariwal():
-    alphas_cumprod = (1 - cosine_betas(1000).double()).cumprod(0)
+    alphas_cumprod = (1 - make_betas(1000).double()).cumprod(0)
 
     def f(t):
         return math.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2
 
     expected = torch.tensor([f(t + 1) / f(0) for t in range(990)], dtype=torch.float64)  # before the clip at 0.999
     torch.testing.assert_close(alphas_cumprod[:990], expected, rtol=1e-4, atol=1e-6)
-    assert cosine_betas(1000).max() <= 0.999
+    assert make_betas(1000).max() <= 0.999
 
 
 def test_schedule_equals_diffusers_squaredcos_cap_v2():
     expected = DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2").betas
-    torch.testing.assert_close(cosine_betas(1000), expected)
+    torch.testing.assert_close(make_betas(1000), expected)
 
 
 def test_noise_shift_multiplies_sigma():
-    plain, shifted = ((1 - cosine_betas(1000, shift).double()).cumprod(0) for shift in (1.0, 2.0))
+    plain, shifted = ((1 - make_betas(1000, shift).double()).cumprod(0) for shift in (1.0, 2.0))
     sigma, shifted_sigma = ((1 / alphas - 1).sqrt()[:900] for alphas in (plain, shifted))
     torch.testing.assert_close(shifted_sigma, 2 * sigma, rtol=1e-3, atol=0)
 

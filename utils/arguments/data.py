@@ -82,28 +82,28 @@ def size_multiple(args: argparse.Namespace) -> int:
     return args.patch_size * 2 ** (len(args.channel_mult) - 1)
 
 
-def buckets_of(args: argparse.Namespace) -> list[Bucket] | None:
-    """The buckets of --buckets; None without that flag."""
+def buckets_of(args: argparse.Namespace, multiple: int | None = None) -> list[Bucket] | None:
+    """The buckets of --buckets; None without that flag. multiple: of the sides of automatic ones, if it is known."""
     if args.buckets is None:
         return None
     return [as_bucket(text) for text in args.buckets] or automatic_buckets(
-        *frame_shape(args), args.num_frames, size_multiple(args)
+        *frame_shape(args), args.num_frames, multiple or size_multiple(args)
     )
 
 
-def reading_args(args: argparse.Namespace) -> dict:
+def reading_args(args: argparse.Namespace, multiple: int | None = None) -> dict:
     """Keyword arguments of TextVideoDataset that the check of a data folder has too."""
     names = "num_frames target_fps resize_mode image_share frames_fps caption_encoding "
     names += "video_column caption_column trigger_word"
     settings = {name: getattr(args, name) for name in names.split()}
-    return settings | {"frame_size": frame_shape(args), "buckets": buckets_of(args)}
+    return settings | {"frame_size": frame_shape(args), "buckets": buckets_of(args, multiple)}
 
 
-def data_args(args: argparse.Namespace) -> dict:
-    """Keyword arguments of TextVideoDataset from the flags of `add_data_args`."""
+def data_args(args: argparse.Namespace, multiple: int | None = None) -> dict:
+    """Keyword arguments of TextVideoDataset from the flags of `add_data_args`. multiple: see buckets_of."""
     names = "data_dir max_samples augment short_clips missing_caption val_fraction"
     settings = {name: getattr(args, name) for name in names.split()}
-    return settings | reading_args(args) | {"cache_bytes": args.cache_mb * 2**20}
+    return settings | reading_args(args, multiple) | {"cache_bytes": args.cache_mb * 2**20}
 
 
 def seen_as(args: argparse.Namespace) -> dict:

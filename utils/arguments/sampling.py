@@ -16,11 +16,16 @@ def add_sampling_args(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--num_inference_steps", type=integer(1, 100_000), help="default: 25, or 1000 for ddpm")
     group.add_argument("--guidance_scale", type=number(0), help="1 is none; default: the one of the training")
     group.add_argument("--guidance_rescale", type=number(0, 1), default=0.0, help="against overexposure, 0.7 is usual")
-    group.add_argument("--thresholding", type=choice("static", "dynamic", "none"), default="static", help="of the clip")
+    group.add_argument(
+        "--thresholding",
+        type=choice("static", "dynamic", "none"),
+        help="keeps the clip in the range of pixels; default: static, none for a model of latents",
+    )
     group.add_argument("--num_frames", type=integer(2, 4096), help="default: as in training")
     group.add_argument("--frame_size", type=integer(8, 4096), help="height and width; default: as in training")
     group.add_argument("--height", type=integer(8, 4096), help="overrides --frame_size")
     group.add_argument("--width", type=integer(8, 4096), help="overrides --frame_size")
+    group.add_argument("--vae", help="where the frozen autoencoder lies, if not where the training found it")
     group.add_argument("--batch_size", type=integer(1, 4096), default=8, help="videos drawn at once")
     group.add_argument(
         "--device", type=choice("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one"

@@ -28,6 +28,14 @@ def add_model_args(parser: argparse.ArgumentParser) -> None:
         help="a frozen encoder reads each caption once if what it says fits into this memory, and leaves the device",
     )
 
+    group = parser.add_argument_group("latents")
+    group.add_argument(
+        "--vae",
+        default="none",
+        help="hub name or local folder of an autoencoder, in whose latents the model learns; none: in pixels",
+    )
+    group.add_argument("--vae_revision", default=None, help="commit, tag or branch on the hub")
+
     group = parser.add_argument_group("network")
     group.add_argument("--model_channels", type=integer(8), default=128, help="channels of the first level")
     group.add_argument(
@@ -102,7 +110,21 @@ def add_model_args(parser: argparse.ArgumentParser) -> None:
         "--noise_shift",
         type=number(0, above=True),
         default=2.0,
-        help="multiplies the noise level of the cosine schedule; 1 is the paper's",
+        help="multiplies the noise level of the schedule; 1 is the papers'",
+    )
+    group.add_argument(
+        "--noise_schedule",
+        type=choice("cosine", "linear", "scaled_linear"),
+        default="cosine",
+        help="how the noise grows; scaled_linear is Stable Diffusion's",
+    )
+    group.add_argument("--beta_start", type=number(0, 1, above=True), default=0.00085, help="of the linear schedules")
+    group.add_argument("--beta_end", type=number(0, 1, above=True), default=0.012, help="of the linear schedules")
+    group.add_argument(
+        "--scheduler_config",
+        type=Path,
+        default=None,
+        help="scheduler_config.json of diffusers: in place of num_timesteps, noise and prediction type given here",
     )
     group.add_argument(
         "--timestep_sampling",
@@ -127,7 +149,7 @@ def add_model_args(parser: argparse.ArgumentParser) -> None:
 
 def check_model_args(args: argparse.Namespace) -> Iterator[str]:
     """What is wrong with the flags of add_model_args (and with sizes of frames for this network), a line each."""
-    levels, multiple = len(args.channel_mult), size_multiple(args)
+    levels, multiple = len(args.channel_mult), size_multiple(args) if args.vae == "none" else 1
     sides = [(f"--{name}", getattr(args, name)) for name in ("frame_size", "height", "width") if getattr(args, name)]
     if args.height and args.width:
         del sides[0]  # it says nothing then
@@ -142,6 +164,10 @@ def check_model_args(args: argparse.Namespace) -> Iterator[str]:
         for name in ("norm_num_groups", "num_attention_heads"):
             if args.model_channels * mult % getattr(args, name):
                 yield f"--{name}: got {getattr(args, name)}, must divide {args.model_channels * mult:g} channels"
+    if args.beta_end < args.beta_start:
+        yield f"--beta_end: got {args.beta_end:g}, must be at least --beta_start, {args.beta_start:g}"
+    if args.scheduler_config is not None and not args.scheduler_config.is_file():
+        yield f"--scheduler_config: there is no file {args.scheduler_config}"
     if args.zero_terminal_snr and args.prediction_type == "epsilon":
         yield "--zero_terminal_snr: needs --prediction_type v_prediction or sample"
     if args.loss_weighting == "snr_plus_one" and args.prediction_type == "epsilon":

@@ -11,7 +11,8 @@ from av.filter.context import FilterContext
 
 from utils.decoding.video_info import VideoError
 
-MOST_LOOKED_AT = 100  # frames, to tell film and combs
+MOST_LOOKED_AT = 100  # interlaced frames, to tell film
+MOST_COMBS = 40  # frames, to tell combs
 FEWEST_COMBED = 5  # frames
 COMB_LINES, COMB_LEVELS = 6, 10  # in a row that alternate, by so many of 255
 COMB_SHARE = 0.01  # of the pixels that move; of fields woven and encoded at low rates 0.02, of test patterns 0.003
@@ -130,7 +131,7 @@ class Combs:
 
     @property
     def full(self) -> bool:
-        return self.frames == MOST_LOOKED_AT
+        return self.frames == MOST_COMBS
 
     def add(self, frame: av.VideoFrame) -> None:
         """The next frame; one that is marked as interlaced says nothing."""

@@ -38,6 +38,7 @@ class Generator:
 
         from models.diffusion import CaptionedDiffusion
         from utils.hardware import choose_precision
+        from utils.runs.autoencoder import unpack_autoencoder
         from utils.runs.checkpoint import sha256
         from utils.runs.model_file import load_model, unpack_model
 
@@ -45,17 +46,26 @@ class Generator:
             raise UserError("--device: cuda was asked for, but torch sees no CUDA device; leave --device out")
         model = load_model(checkpoint)
         self.args, self.device = args, torch.device(device)
-        self.model = CaptionedDiffusion(*unpack_model(model, args.text_encoder)).to(self.device).eval()
+        autoencoder = unpack_autoencoder(model.get("autoencoder"), args.vae)
+        self.model = CaptionedDiffusion(*unpack_model(model, args.text_encoder), autoencoder).to(self.device).eval()
         precision = choose_precision(args.mixed_precision, on_cpu=self.device.type == "cpu")
         self.dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
         self.num_frames = args.num_frames or model["num_frames"]
         self.height = args.height or args.frame_size or model["height"]
         self.width = args.width or args.frame_size or model["width"]
-        multiple = self.model.diffusion.unet.size_multiple
+        multiple = self.model.diffusion.unet.size_multiple * (autoencoder.layout.space if autoencoder else 1)
         for flag, size in (("--height", self.height), ("--width", self.width)):
             if size % multiple:
                 raise UserError(f"{flag}: got {size}, must be a multiple of {multiple} for this model")
+        if autoencoder is not None:
+            try:
+                autoencoder.latent_shape(self.num_frames, self.height, self.width)
+            except ValueError as error:
+                raise UserError(f"--num_frames: {error}") from None
+        thresholding = args.thresholding or self.model.diffusion.default_thresholding
+        if autoencoder is not None and thresholding != "none":
+            raise UserError(f"--thresholding: {thresholding} is for pixels, and this model has latents; leave it out")
         num_timesteps = self.model.diffusion.num_timesteps
         self.num_inference_steps = args.num_inference_steps or min(
             1000 if args.sampler == "ddpm" else 25, num_timesteps
@@ -75,7 +85,7 @@ class Generator:
             "num_inference_steps": self.num_inference_steps,
             "guidance_scale": guidance_scale,
             "guidance_rescale": args.guidance_rescale,
-            "thresholding": args.thresholding,
+            "thresholding": thresholding,
             "precision": precision,
         }
         # How training read its clips, as arguments of TextVideoDataset; older model files do not say it.
@@ -158,7 +168,7 @@ class Generator:
                 num_inference_steps=self.num_inference_steps,
                 guidance_scale=self.settings["guidance_scale"],
                 guidance_rescale=self.args.guidance_rescale,
-                thresholding=self.args.thresholding,
+                thresholding=self.settings["thresholding"],
                 on_step=bar.update,
             )
         for job, video in zip(jobs, videos, strict=True):

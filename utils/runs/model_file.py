@@ -2,7 +2,8 @@
 
 It holds plain data and tensors alone, so that torch.load(weights_only=True) reads it: the settings of the network and
 of the diffusion, their (EMA) weights, the text encoder (its weights and tokenizer if it was trained here, else its
-name), and what generation needs to know about the training: frames, size, guidance.
+name), the autoencoder of a model of latents, and what generation needs to know about the training: frames, size,
+guidance.
 """
 
 import re
@@ -18,11 +19,15 @@ from utils.files import explain_full_disk, whole_file
 from utils.runs.checkpoint import require_numbers, tensor_bytes, whole
 from utils.runs.hub import load_text_encoder
 
-MODEL_FORMAT = 1
+MODEL_FORMAT = 2
+OF_PIXELS = 1  # the format of models without an autoencoder, which older programs read
 
 
-def pack_model(diffusion: TextToVideoDiffusion, text_encoder: TextEncoder, **about) -> dict:
-    """The model as plain data and tensors. about: more plain data, such as step, num_frames, height, width."""
+def pack_model(
+    diffusion: TextToVideoDiffusion, text_encoder: TextEncoder, autoencoder: dict | None = None, **about
+) -> dict:
+    """The model as plain data and tensors. autoencoder: of pack_autoencoder. about: more plain data, such as step,
+    num_frames, height, width."""
     config = {name: value for name, value in diffusion.unet.config.items() if not name.startswith("_")}
     encoder = {"name": text_encoder.name, "revision": text_encoder.revision, "max_length": text_encoder.max_length}
     if text_encoder.name == BUILTIN:
@@ -30,11 +35,12 @@ def pack_model(diffusion: TextToVideoDiffusion, text_encoder: TextEncoder, **abo
         encoder["settings"] = builtin_settings(text_encoder)
         encoder["weights"] = cpu_tensors(text_encoder)
     return {
-        "format": MODEL_FORMAT,
+        "format": OF_PIXELS if autoencoder is None else MODEL_FORMAT,
         "unet_config": config,
         "unet": cpu_tensors(diffusion.unet),
         "diffusion": diffusion.settings,
         "text_encoder": encoder,
+        **({} if autoencoder is None else {"autoencoder": autoencoder}),
         **about,
     }
 

@@ -4,8 +4,10 @@ torch and what is built on it are imported inside the functions, because scripts
 """
 
 import argparse
+import json
 from pathlib import Path
 
+from utils.arguments.data import buckets_of, frame_shape, size_multiple
 from utils.cli import UserError
 
 
@@ -28,8 +30,61 @@ def make_text_encoder(args: argparse.Namespace, captions: list[str], tokenizer: 
     return builtin_text_encoder(train_tokenizer(captions, max_length=max_length), args.text_dim)
 
 
-def make_unet(args: argparse.Namespace, cross_attention_dim: int):
-    """The U-Net that the flags describe, with random weights or inflated from an image model."""
+def make_autoencoder(args: argparse.Namespace, state: dict):
+    """The autoencoder of --vae, and from `state` of a run that is resumed the statistics of its latents; None for
+    pixels."""
+    import torch
+
+    from utils.runs.autoencoder import load_autoencoder
+
+    if args.vae == "none":
+        return None
+    autoencoder = load_autoencoder(args.vae, args.vae_revision)
+    if "latents_mean" in state:
+        autoencoder.mean, autoencoder.std = (torch.tensor(state[f"latents_{name}"]) for name in ("mean", "std"))
+    return autoencoder
+
+
+def sizes_of(args: argparse.Namespace, autoencoder) -> int:
+    """What height and width of frames must be multiples of. Raises UserError for those of the flags that are not, and
+    for numbers of frames that the autoencoder does not take."""
+    multiple = size_multiple(args)
+    if autoencoder is None:
+        return multiple
+    multiple *= autoencoder.layout.space
+    buckets = buckets_of(args, multiple) or ()
+    for height, width, frames in buckets or [(*frame_shape(args), args.num_frames)]:
+        bucket = f"--buckets {width}x{height}x{frames}" if buckets else None
+        if height % multiple or width % multiple:
+            raise UserError(
+                f"{bucket or '--frame_size'}: got {width}x{height}, sides must be multiples of {multiple} "
+                f"(autoencoder {args.vae}, patch_size * 2^(levels - 1))"
+            )
+        try:
+            autoencoder.latent_shape(frames, height, width)
+        except ValueError as error:
+            raise UserError(f"{bucket or '--num_frames'}: {error}") from None
+    return multiple
+
+
+def measure_latents(autoencoder, train_set, device, state: dict, most: int = 64) -> None:
+    """Mean and deviation of the latents of up to `most` clips, for the autoencoder and for `state`; once in a run."""
+    from tqdm.auto import tqdm
+
+    if "latents_mean" in state:
+        return
+    chosen = range(0, len(train_set), -(-len(train_set) // most))
+    bar = tqdm(chosen, desc="measuring latents", unit="clip", disable=None)
+    try:
+        autoencoder.to(device).measure(train_set[index]["video"] for index in bar)
+    except ValueError as error:
+        raise UserError(f"--vae: {error}") from None
+    state |= {f"latents_{name}": getattr(autoencoder, name).tolist() for name in ("mean", "std")}
+
+
+def make_unet(args: argparse.Namespace, cross_attention_dim: int, channels: int = 3):
+    """The U-Net that the flags describe, with random weights or inflated from an image model, for clips of so many
+    channels."""
     from models.unet3d import UNet3D
 
     video_settings = {
@@ -38,8 +93,11 @@ def make_unet(args: argparse.Namespace, cross_attention_dim: int):
         "position_features": args.position_features,
     }
     if args.init_from_2d is not None:
-        return inflate_image_model(args.init_from_2d, cross_attention_dim, patch_size=args.patch_size, **video_settings)
+        sizes = {"patch_size": args.patch_size, "in_channels": channels, "out_channels": channels}
+        return inflate_image_model(args.init_from_2d, cross_attention_dim, **sizes, **video_settings)
     return UNet3D(
+        in_channels=channels,
+        out_channels=channels,
         model_channels=args.model_channels,
         channel_mult=tuple(args.channel_mult),
         layers_per_block=args.layers_per_block,
@@ -68,11 +126,31 @@ def make_diffusion(args: argparse.Namespace, unet):
         args.text_dropout,
         args.timestep_sampling,
         args.logit_std,
+        args.noise_schedule,
+        args.beta_start,
+        args.beta_end,
+        read_scheduler(args.scheduler_config),
+        latents=args.vae != "none",
     )
 
 
+def read_scheduler(path: Path | None) -> dict | None:
+    """What a scheduler_config.json says. Raises UserError if it is none, or not of a diffusion in discrete time."""
+    if path is None:
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict) or "num_train_timesteps" not in config:
+            raise ValueError("it has no num_train_timesteps")
+        if "beta_start" not in config and config.get("trained_betas") is None:
+            raise ValueError(f"{config.get('_class_name', 'it')} has no betas")
+    except (OSError, ValueError) as error:
+        raise UserError(f"--scheduler_config: {path} is no scheduler_config.json of diffusers ({error})") from None
+    return {name: value for name, value in config.items() if not name.startswith("_")}
+
+
 def inflate_image_model(name: str, cross_attention_dim: int, **video_settings):
-    """A UNet3D for RGB videos from an image model's folder (with or without its unet/ folder) or hub name."""
+    """A UNet3D from an image model's folder (with or without its unet/ folder) or hub name."""
     from diffusers import UNet2DConditionModel
 
     from models.unet3d import UNet3D
@@ -102,7 +180,7 @@ def inflate_image_model(name: str, cross_attention_dim: int, **video_settings):
             raise ValueError(
                 f"it reads text {width} wide, the text encoder gives {cross_attention_dim}; use its own encoder"
             )
-        return UNet3D.from_unet2d(image_unet, in_channels=3, out_channels=3, **video_settings)
+        return UNet3D.from_unet2d(image_unet, **video_settings)
     except (OSError, ValueError) as error:
         raise UserError(f"--init_from_2d: {folder} cannot be used ({' '.join(str(error).split())[:300]})") from None
 

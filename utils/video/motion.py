@@ -70,7 +70,7 @@ class MotionMeter:
 
     def _look(self, flows: np.ndarray, changed: bool) -> None:
         """At the flow (n, h, w, 2) between the frames of a window, in px."""
-        lengths = np.hypot(flows[..., 0], flows[..., 1]).mean(axis=(1, 2)) / min(flows.shape[1:3])
+        lengths = np.sqrt(flows[..., 0] ** 2 + flows[..., 1] ** 2).mean(axis=(1, 2)) / min(flows.shape[1:3])
         self.speeds += (lengths * self.per_second).tolist()
         self.changed |= changed
 

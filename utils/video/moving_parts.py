@@ -140,7 +140,7 @@ def _flow(before: np.ndarray, after: np.ndarray, camera: bool) -> np.ndarray | N
         return flow * explained[..., None]
     if not _everywhere(explained):
         return _one_motion(before, after, flow, changed, explained, threshold) if _wide(explained) else None
-    ought = np.abs((_gradient(before) * flow).sum(-1)) > threshold  # what ought to change and does not stays
+    ought = _change_of(before, flow) > threshold  # what ought to change and does not stays
     stays = _density(ought & ~changed) > _density(explained)
     return np.where(stays[..., None], 0, flow)
 
@@ -168,16 +168,18 @@ def _one_motion(
     inside = ((target >= 0) & (target <= np.array(before.shape[::-1]) - 1)).all(-1)
     gain, offset = brightness(before.ravel()[::7], moved.ravel()[::7])
     rest = cv2.blur(gain * moved + offset - before, (3, 3))
-    ought = np.abs((_gradient(before) * flow).sum(-1)) > 2 * threshold
+    ought = _change_of(before, flow) > 2 * threshold
     wrong = inside & ((changed & (np.abs(rest) > 2 * threshold)) | (ought & ~changed))
     return flow if wrong.sum() < MOST_WRONG * (changed & inside).sum() else None
 
 
 def _wide(mask: np.ndarray) -> bool:
     """It reaches three sides of the picture and its convex hull has much of it."""
-    points = cv2.findNonZero(mask.astype(np.uint8))
-    if points is None:
+    rows = np.flatnonzero(mask.any(axis=1))
+    if not len(rows):
         return False
+    ends = mask[rows].argmax(axis=1), mask.shape[1] - 1 - mask[rows, ::-1].argmax(axis=1)  # the hull of these is that
+    points = np.concatenate([np.stack([end, rows], axis=1) for end in ends]).astype(np.int32)
     x, y, width, height = cv2.boundingRect(points)
     margin = min(mask.shape) // 16
     sides = (x < margin) + (y < margin) + (x + width > mask.shape[1] - margin) + (y + height > mask.shape[0] - margin)
@@ -185,7 +187,7 @@ def _wide(mask: np.ndarray) -> bool:
 
 
 def _length(flow: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(flow, axis=-1)
+    return np.sqrt(flow[..., 0] ** 2 + flow[..., 1] ** 2)
 
 
 def _everywhere(mask: np.ndarray) -> bool:
@@ -207,9 +209,10 @@ def _energy(difference: np.ndarray) -> np.ndarray:
     return cv2.blur(difference**2, (5, 5))
 
 
-def _gradient(frame: np.ndarray) -> np.ndarray:
-    """(h, w, 2), levels per px."""
-    return np.stack([cv2.Sobel(frame, cv2.CV_32F, *axis, scale=1 / 8) for axis in ((1, 0), (0, 1))], axis=-1)
+def _change_of(frame: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """Levels by which a small motion would change each px, (h, w)."""
+    slopes = [cv2.Sobel(frame, cv2.CV_32F, *axis, scale=1 / 8) for axis in ((1, 0), (0, 1))]
+    return np.abs(slopes[0] * flow[..., 0] + slopes[1] * flow[..., 1])
 
 
 def warp(frame: np.ndarray, flow: np.ndarray) -> np.ndarray:
