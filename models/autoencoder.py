@@ -95,7 +95,7 @@ def layout_of(vae: nn.Module) -> Layout:
 
 
 class VideoAutoencoder(nn.Module):
-    """A frozen autoencoder of one of CLASSES.
+    """An autoencoder of one of CLASSES, which nothing here trains: it stays in the mode in which it is given.
 
     mean, std: (C,) of its latents, by default those that its own configuration knows; see `measure`.
     memory_limit: bytes that decoding may take beside weights and result: frames are decoded so many at a time, and in
@@ -111,7 +111,7 @@ class VideoAutoencoder(nn.Module):
     ):
         super().__init__()
         self.layout, self.memory_limit = layout_of(vae), memory_limit
-        self.vae = vae.requires_grad_(False).eval()
+        self.vae = vae
         own_mean, own_std = statistics_of(vae)
         self.register_buffer("mean", own_mean if mean is None else mean.float(), persistent=False)
         self.register_buffer("std", own_std if std is None else std.float(), persistent=False)
@@ -120,7 +120,7 @@ class VideoAutoencoder(nn.Module):
         self.largest_activation = largest_activation(vae)
 
     def train(self, mode: bool = True) -> "VideoAutoencoder":
-        """Nothing: it is frozen."""
+        """Nothing: it stays as it is."""
         return self
 
     @property

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+import train_autoencoder
 import train_svd
 import train_text2video
 from utils.arguments.presets import CONFIGS, as_toml
 
-TRAINERS = {"text2video": train_text2video, "svd": train_svd}
+TRAINERS = {"text2video": train_text2video, "svd": train_svd, "autoencoder": train_autoencoder}
 PRESETS = [(folder, path.stem) for folder in TRAINERS for path in sorted((CONFIGS / folder).glob("*.toml"))]
 
 
@@ -34,20 +35,21 @@ def refused(argv: list[str], capsys) -> list[str]:
 
 def test_each_trainer_has_its_presets():
     assert {name for folder, name in PRESETS if folder == "text2video"} == {"base", "demo", "tiny"}
+    assert {name for folder, name in PRESETS if folder == "autoencoder"} == {"base", "small"}
     assert {name for folder, name in PRESETS if folder == "svd"} == {"guide", "24gb", "16gb", "lora"}
 
 
 @pytest.mark.parametrize(("folder", "name"), PRESETS)
 def test_every_preset_is_taken_as_it_stands(folder, name, data, tmp_path):
-    argv = data if folder == "text2video" else ["--dataset_dir", data[1]]
+    argv = ["--dataset_dir", data[1]] if folder == "svd" else data
     args = vars(TRAINERS[folder].parse_args([*argv, "--preset", name]))
     for setting, value in tomllib.loads((CONFIGS / folder / f"{name}.toml").read_text()).items():
         assert args[setting] == value and type(args[setting]) in (type(value), float), setting
 
 
-@pytest.mark.parametrize(("folder", "name"), [("text2video", "base"), ("svd", "guide")])
+@pytest.mark.parametrize(("folder", "name"), [("text2video", "base"), ("svd", "guide"), ("autoencoder", "base")])
 def test_the_first_preset_is_the_defaults_of_the_flags(folder, name, monkeypatch, data):
-    argv = data if folder == "text2video" else ["--dataset_dir", data[1]]
+    argv = ["--dataset_dir", data[1]] if folder == "svd" else data
     with_preset = vars(TRAINERS[folder].parse_args([*argv, "--preset", name]))
     monkeypatch.setattr("utils.arguments.presets.read_settings", lambda *_: {})
     assert vars(TRAINERS[folder].parse_args(argv)) == with_preset
@@ -124,7 +126,7 @@ def test_a_preset_that_is_not_there_names_those_that_are(data, capsys):
 
 @pytest.mark.parametrize(("folder", "name"), PRESETS)
 def test_what_a_run_stores_can_be_used_again(folder, name, data, tmp_path):
-    argv = data if folder == "text2video" else ["--dataset_dir", data[1]]
+    argv = ["--dataset_dir", data[1]] if folder == "svd" else data
     args = vars(TRAINERS[folder].parse_args([*argv, "--preset", name, "--seed", "5"]))
     kept = {key: value for key, value in args.items() if key not in ("preset", "config")}
     again = vars(TRAINERS[folder].parse_args(write(tmp_path, as_toml(kept))))

@@ -8,7 +8,7 @@ import torch
 
 import train_text2video
 from benchmarks import measure
-from benchmarks.text2video import ablation, peers, sampling, scaling, time_to_prompt, train_step
+from benchmarks.text2video import ablation, autoencoders, peers, sampling, scaling, time_to_prompt, train_step
 from utils.demo_data.demo_dataset import write_demo_dataset
 
 pytestmark = pytest.mark.benchmarks
@@ -203,3 +203,14 @@ def test_sampling_weighs_time_against_accuracy(tmp_path, monkeypatch, capsys):
     assert stored["goal"]["time"] == rows["dpmpp_sde", 8]["relative_time"] / 12 and not stored["goal"]["met"]
     assert all(row["groups"]["held out"]["all"]["of"] == 2 for row in stored["rows"])
     assert "| ddpm | 12 |" in capsys.readouterr().out and (tmp_path / "sampling.png").stat().st_size > 5000
+
+
+def test_every_autoencoder_that_is_compared_learns_from_clips(tmp_path, monkeypatch):
+    write_demo_dataset(tmp_path / "demo", num_clips=18, num_frames=17, frame_size=64)
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    argv = ["--data_dir", str(tmp_path / "demo"), "--most_steps", "2", "--optimizers", "muon"]
+    monkeypatch.setitem(autoencoders.LEARNING_RATES, "muon", (1e-3, 2e-2))
+    autoencoders.main(autoencoders.parse_args(argv))
+    rows = json.loads((tmp_path / "autoencoders.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == list(autoencoders.candidates())
+    assert all(row["steps"] == 2 and row["gflop_per_clip"] > 0 and 0 < row["psnr"] < 40 for row in rows)

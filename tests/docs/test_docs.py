@@ -15,6 +15,7 @@ import evaluate_text2video
 import generate_text2video
 import infer_svd
 import prepare_dataset
+import train_autoencoder
 import train_svd
 import train_text2video
 import video_dataset
@@ -35,6 +36,7 @@ PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for pair in TWINS.items
 MODULES = (
     video_dataset,
     train_text2video,
+    train_autoencoder,
     generate_text2video,
     evaluate_text2video,
     prepare_dataset,
@@ -97,7 +99,7 @@ def test_the_readme_is_one_page_and_leads_to_every_other():
         assert len(PAGES[page].splitlines()) <= 250
         for name in ENGLISH[1:]:
             assert f"({name.replace('.md', suffix)}" in PAGES[page], f"{page} does not lead to {name}"
-    assert len(COMMANDS) > 60 and len(ENGLISH) == 9
+    assert len(COMMANDS) > 60 and len(ENGLISH) == 10
 
 
 @pytest.mark.parametrize("line", SCRIPT_COMMANDS)

@@ -190,10 +190,9 @@ def peak_bytes(function) -> int:
 # Precision and what is refused ----------------------------------------------------------------------------------------
 
 
-def test_it_stays_frozen_and_in_eval_mode():
+def test_it_stays_in_eval_mode_beside_what_trains():
     model = nn.Sequential(VideoAutoencoder(tiny_autoencoder("AutoencoderKL"))).train()
     assert not any(module.training for module in model[0].vae.modules())
-    assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
 @torch.no_grad()

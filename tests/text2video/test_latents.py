@@ -152,6 +152,7 @@ def test_a_pipelines_folder_and_half_precision_are_read(tmp_path):
     vae.save_pretrained(tmp_path / "pipeline" / "vae")
     vae.half().save_pretrained(tmp_path / "half" / "vae", variant="fp16")
     whole, half = (load_autoencoder(str(tmp_path / name)) for name in ("pipeline", "half"))
+    assert not any(parameter.requires_grad for parameter in whole.parameters())
     assert isinstance(whole, VideoAutoencoder) and half.vae.dtype == torch.float32
     for name, tensor in whole.vae.state_dict().items():
         assert torch.allclose(tensor, half.vae.state_dict()[name], rtol=1e-3, atol=1e-4), name

@@ -79,7 +79,7 @@ def size_multiple(args: argparse.Namespace) -> int:
     """What height and width must be multiples of: set by the network's flags; 8 where there are none."""
     if not hasattr(args, "patch_size"):
         return 8
-    return args.patch_size * 2 ** (len(args.channel_mult) - 1)
+    return args.patch_size * 2 ** (len(getattr(args, "channel_mult", [1])) - 1)
 
 
 def buckets_of(args: argparse.Namespace, multiple: int | None = None) -> list[Bucket] | None:

@@ -49,9 +49,14 @@ def _variant(folder: Path) -> dict[str, str]:
 def load_autoencoder(name: str, revision: str | None = None, flag: str = "--vae") -> VideoAutoencoder:
     """The same, ready for clips, with the mean and the deviation of its latents that its configuration knows."""
     try:
-        return VideoAutoencoder(load_vae(name, revision, flag))
+        return frozen(VideoAutoencoder(load_vae(name, revision, flag)))
     except ValueError as error:
         raise UserError(f"{flag}: {printable(name)} cannot be used ({error})") from None
+
+
+def frozen(autoencoder: VideoAutoencoder) -> VideoAutoencoder:
+    autoencoder.vae.eval()
+    return autoencoder.requires_grad_(False)
 
 
 def pack_autoencoder(autoencoder: VideoAutoencoder, name: str, revision: str | None) -> dict:
@@ -95,7 +100,7 @@ def unpack_autoencoder(
                 f"--vae: {printable(vae or stored['name'])} is another autoencoder than the model was trained with "
                 f"({stored['name']}); give that one"
             )
-        return VideoAutoencoder(found, stored["mean"], stored["std"])
+        return frozen(VideoAutoencoder(found, stored["mean"], stored["std"]))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         if out_of_memory(error):
             raise

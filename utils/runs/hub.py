@@ -176,3 +176,28 @@ def load_text_encoder(name: str, revision: str | None = None, max_length: int | 
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{flag}: {folder} cannot be used ({reason}); it should hold {files}") from None
+
+
+def load_backbone(name: str, flag: str):
+    """A frozen vision network from a folder or the hub, which gives the feature maps of all its stages: what
+    transformers knows as a backbone (ResNet, ConvNeXt, Swin, DINOv2, ...). Raises UserError if it cannot be had."""
+    files = "config.json and model.safetensors of a vision backbone of transformers"
+    folder = resolve_model(name, None, MODEL_FILES + WEIGHT_FILES, flag, files, missing_weights)
+
+    from safetensors import SafetensorError
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
+
+    from utils.runs.checkpoint import require_numbers
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        # AutoBackbone.from_pretrained of transformers 5.23 asks the hub, whatever folder it is given.
+        network = MODEL_FOR_BACKBONE_MAPPING[type(config)].from_pretrained(
+            folder, out_features=config.stage_names[1:], use_safetensors=True
+        )
+        require_numbers(network.state_dict())
+        return network
+    except (OSError, ValueError, KeyError, AttributeError, ImportError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{flag}: {folder} cannot be used ({reason}); it should hold {files}") from None
