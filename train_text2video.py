@@ -23,6 +23,7 @@ from utils.arguments.training import (
 from utils.cli import Parser, UserError, choice, integer, utf8_text
 from utils.cli import run as run_script
 from utils.runs.new_model import (
+    latent_samples,
     load_initial_weights,
     make_autoencoder,
     make_diffusion,
@@ -107,6 +108,8 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
 
 def main(args: argparse.Namespace) -> None:
     from models.diffusion import CaptionedDiffusion
+    from utils.latents.latent_clips import as_clips
+    from utils.runs.autoencoder import pack_autoencoder
     from utils.runs.model_file import cpu_tensors
     from utils.training.optimizers import make_optimizer
     from utils.training.order import seed_step
@@ -117,7 +120,7 @@ def main(args: argparse.Namespace) -> None:
     accelerator, say = run.accelerator, run.say
 
     # Data: clips (B, 3, T, H, W) in [-1, 1] with captions; what a sample is depends on (seed, epoch, index) alone.
-    autoencoder = make_autoencoder(args, run.state)
+    autoencoder, source = make_autoencoder(args, run.state)
     data = data_args(args, sizes_of(args, autoencoder)) | {"max_bad_fraction": args.max_bad_fraction}
     train_set, val_set = (TextVideoDataset(**data, split=split) for split in ("train", "val"))
     run.check_clips("--data_dir", train_set.digests() | val_set.digests())
@@ -129,8 +132,12 @@ def main(args: argparse.Namespace) -> None:
     )
 
     # Model: the U-Net learns, and with it the built-in text encoder; a pretrained one is frozen, as the autoencoder is.
+    train_samples, val_samples = train_set, val_set
     if autoencoder is not None:
-        measure_latents(autoencoder, train_set, run.device, run.state)
+        digest = source.digest
+        if args.latent_cache is not None:
+            train_samples, val_samples = latent_samples(args, accelerator, autoencoder, digest, train_set, val_set)
+        measure_latents(autoencoder, train_samples, run.device, run.state)
     seed_step(args.seed)
     text_encoder = make_text_encoder(args, train_set.captions(mirrored=args.augment), run.state.get("tokenizer"))
     for remark in text_encoder.remarks(train_set.captions()):
@@ -169,7 +176,7 @@ def main(args: argparse.Namespace) -> None:
     trained = run.prepare(
         model,
         make_optimizer(args.optimizer, model, args.learning_rate, betas, args.adam_weight_decay),
-        train_set,
+        train_samples,
         args.batch_size,
         max_train_steps,
         weights,
@@ -178,11 +185,12 @@ def main(args: argparse.Namespace) -> None:
 
     def validate() -> None:
         with run.averaged(), accelerator.autocast():
-            val_loss = validation_loss(model, val_set, args.batch_size, args.seed)
+            val_loss = validation_loss(model, val_samples, args.batch_size, args.seed)
             run.log({"val/loss": val_loss})
             if run.state["best_val_loss"] is None or val_loss < run.state["best_val_loss"]:
                 run.state["best_val_loss"] = val_loss
-                save_best(run, args, model, val_loss)
+                latents = autoencoder and pack_autoencoder(autoencoder, source, digest)
+                save_best(run, args, model, latents, val_loss)
 
     with run:
         if run.step and run.missed("validate", "val/loss"):
@@ -190,8 +198,7 @@ def main(args: argparse.Namespace) -> None:
         for batches in run.steps():
             for batch in batches:
                 with accelerator.autocast():
-                    clips = model.encode(batch["video"].to(run.device, non_blocking=True))
-                    loss = trained(clips, batch["text"])
+                    loss = trained(as_clips(batch, autoencoder, run.device), batch["text"])
                     run.backward(loss)
             run.update()
             if run.due("validate"):
@@ -227,6 +234,8 @@ def validation_loss(model, val_set, batch_size: int, seed: int, max_clips: int =
     """
     import torch
 
+    from utils.latents.latent_clips import as_clips
+
     diffusion = model.diffusion
     device = diffusion.alphas_cumprod.device
     count = min(len(val_set), max_clips)
@@ -237,21 +246,21 @@ def validation_loss(model, val_set, batch_size: int, seed: int, max_clips: int =
     total, done = 0.0, 0
     with torch.no_grad():
         for batch in batches * rounds:
-            clips = [val_set[i] for i in batch]
-            videos = torch.stack([clip["video"] for clip in clips])
-            videos = model.encode(videos.to(device))
+            samples = [val_set[i] for i in batch]
+            kind = "latents" if "latents" in samples[0] else "video"
+            stacked = {kind: torch.stack([sample[kind] for sample in samples])}
+            videos = as_clips(stacked, model.autoencoder, device)
             noise = torch.randn(videos.shape, generator=torch.Generator().manual_seed(seed + done)).to(device)
             where = slice(done, done + len(batch))
-            embeddings, mask = model.text_encoder.encode([clip["text"] for clip in clips])
+            embeddings, mask = model.text_encoder.encode([sample["text"] for sample in samples])
             loss = diffusion(videos, embeddings, mask, noise=noise, timesteps=timesteps[where].to(device))
             total += loss.item() * len(batch)
             done += len(batch)
     return total / (rounds * count)
 
 
-def save_best(run, args: argparse.Namespace, model, val_loss: float) -> None:
+def save_best(run, args: argparse.Namespace, model, autoencoder: dict | None, val_loss: float) -> None:
     """best_model.pth. All processes gather the weights, the main process writes them."""
-    from utils.runs.autoencoder import pack_autoencoder
     from utils.runs.model_file import pack_model, save_model
 
     height, width = frame_shape(args)
@@ -264,8 +273,7 @@ def save_best(run, args: argparse.Namespace, model, val_loss: float) -> None:
         "guidance_scale": args.guidance_scale,
         "data": seen_as(args),
     }
-    latents = model.autoencoder and pack_autoencoder(model.autoencoder, args.vae, args.vae_revision)
-    packed = pack_model(model.diffusion, model.text_encoder, latents, **about)
+    packed = pack_model(model.diffusion, model.text_encoder, autoencoder, **about)
     if run.main_process:
         save_model(run.run_dir / "best_model.pth", packed)
 
@@ -308,6 +316,8 @@ def draw_samples(run, args: argparse.Namespace, model, val_set) -> None:
         num_inference_steps=min(25, args.num_timesteps),
         guidance_scale=args.guidance_scale,
     )
+    if model.autoencoder is not None:
+        model.autoencoder.unload()
     if not run.main_process:
         return
     clips = [to_uint8(video) for video in videos]

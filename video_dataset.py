@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 # torch, OpenCV and PyAV are imported where they are used: --help answers at once, and a Dataset needs no base class.
 
-# --------------------------------------------------------------------------------------------------------- dataset
-
 DECODE_BYTES = 32 * 2**30  # frames of this size in all take some 20 s to decode: longer clips are never kept
 
 
@@ -178,8 +176,6 @@ class TextVideoDataset(ReadableClips):
             if (n in val) == (self.split == "val") or (only and self.split == "train")
         ]
 
-    # -------------------------------------------------------------------------------------------------- samples
-
     def _frames(self, index: int, position: float) -> np.ndarray:
         """Resized frames of the window at `position` in [0, 1) of a clip, (T, H', W', 3) uint8.
 
@@ -263,28 +259,36 @@ class TextVideoDataset(ReadableClips):
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} of {len(self)} clips")
         index = int(index) % len(self)
-        info, texts = self.items[index]
-        self.rng = np.random.default_rng([self.seed, int(epoch), index])
-        augment = self.augment and self.split != "val"
-        text = texts[0]
-        if augment and len(texts) > 1:
-            text = texts[np.random.default_rng([self.seed, int(epoch), index, 0xCA9]).integers(len(texts))]
-
-        position, *anchor, coin = self.rng.random(4) if augment else (0.5, 0.5, 0.5, 1.0)
+        position, anchor, mirrored, text = self.choose(epoch, index)
         frames = self._frames(index, position)
         if self.resize_mode == "crop":
             height, width, _ = self.shapes[index]
             slack = np.subtract(frames.shape[1:3], (height, width))
             top, left = np.rint(slack * anchor).astype(int)
             frames = frames[:, top : top + height, left : left + width]
-        if augment:
-            if coin < 0.5 and (mirrored := swap_left_right(text)) is not None:
-                frames, text = frames[:, :, ::-1], mirrored
+        frames = frames[:, :, ::-1] if mirrored else frames
+        if self.augments:
             frames, text = self._call_hooks(np.ascontiguousarray(frames), text)
 
         video = torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2).float()
         video = video / 127.5 - 1 if self.normalize else video / 255
-        return {"video": video.contiguous(), "text": text, "index": index, "path": info.path}
+        return {"video": video.contiguous(), "text": text, "index": index, "path": self.items[index][0].path}
+
+    @property
+    def augments(self) -> bool:
+        return self.augment and self.split != "val"
+
+    def choose(self, epoch: int, index: int) -> tuple[float, tuple[float, ...], bool, str]:
+        """(position of the window, place of the crop, mirrored, caption) of a sample. `rng` is then for the hooks."""
+        self.rng, (text, *more) = np.random.default_rng([self.seed, int(epoch), index]), self.items[index][1]
+        if not self.augments:
+            return 0.5, (0.5, 0.5), False, text
+        if more:
+            chosen = np.random.default_rng([self.seed, int(epoch), index, 0xCA9]).integers(1 + len(more))
+            text = [text, *more][chosen]
+        position, *anchor, coin = self.rng.random(4)
+        mirrored = swap_left_right(text) if coin < 0.5 else None
+        return position, tuple(anchor), mirrored is not None, text if mirrored is None else mirrored
 
     def _call_hooks(self, frames: np.ndarray, text: str) -> tuple[np.ndarray, str]:
         shape, name = frames.shape, type(self).__name__

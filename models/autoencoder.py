@@ -6,7 +6,6 @@ ones keep the first frame by itself. What differs is here; whoever uses one sees
 latents (B, C, t, h, w) of mean 0 and deviation 1 in each channel.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
@@ -98,6 +97,8 @@ class VideoAutoencoder(nn.Module):
     """An autoencoder of one of CLASSES, which nothing here trains: it stays in the mode in which it is given.
 
     mean, std: (C,) of its latents, by default those that its own configuration knows; see `measure`.
+    load: gives the model itself when it is first needed; `vae` then says only what it is, without weights (on torch's
+    meta device), and `unload` lets it go again.
     memory_limit: bytes that decoding may take beside weights and result: frames are decoded so many at a time, and in
     tiles where even that is too much. Raises ValueError, see `layout_of`.
     """
@@ -108,10 +109,12 @@ class VideoAutoencoder(nn.Module):
         mean: Tensor | None = None,
         std: Tensor | None = None,
         memory_limit: int = DECODE_BYTES,
+        load: Callable[[], nn.Module] | None = None,
     ):
         super().__init__()
-        self.layout, self.memory_limit = layout_of(vae), memory_limit
-        self.vae = vae
+        self.layout, self.memory_limit, self.load = layout_of(vae), memory_limit, load
+        self.kind, self.config, self.dtype = type(vae).__name__, vae.config, vae.dtype
+        self.vae = None if load else vae
         own_mean, own_std = statistics_of(vae)
         self.register_buffer("mean", own_mean if mean is None else mean.float(), persistent=False)
         self.register_buffer("std", own_std if std is None else std.float(), persistent=False)
@@ -139,14 +142,23 @@ class VideoAutoencoder(nn.Module):
             raise ValueError(f"{num_frames} frames: the autoencoder takes {below} or {above}")
         return self.channels, frames, height // space, width // space
 
-    @torch.no_grad()
     def encode(self, videos: Tensor) -> Tensor:
         """Normalised latents (B, C, t, h, w), float32, of clips (B, 3, T, H, W) in [-1, 1]: the mode of what an
         encoder with a distribution answers, so that the same clip is the same latents."""
+        return self.normalised(self.encode_raw(videos))
+
+    def normalised(self, raw: Tensor) -> Tensor:
+        """Latents (B, C, t, h, w) as encode_raw gives them, with mean 0 and deviation 1."""
+        return (raw - self._per_channel(self.mean)) / self._per_channel(self.std)
+
+    @torch.no_grad()
+    def encode_raw(self, videos: Tensor) -> Tensor:
+        """The same before they are normalised."""
+        self._weights()
         _, frames, height, width = self.latent_shape(*videos.shape[2:])
         if videos.shape[2] == 1:
             videos = videos.repeat_interleave(self.layout.still, dim=2)
-        pixels = videos.to(self.vae.dtype)
+        pixels = videos.to(self.dtype)
         with self._precision(videos.device):
             if self.layout.by_frame:
                 pictures = pixels.transpose(1, 2).flatten(0, 1)
@@ -156,13 +168,14 @@ class VideoAutoencoder(nn.Module):
             else:
                 side = self._parts(*pixels.shape[3:], frames=pixels.shape[2])[1]
                 latents = torch.cat([self._in_tiles(self._encode, clip, side, False) for clip in pixels.split(1)])
-        return (latents.float() - self._per_channel(self.mean)) / self._per_channel(self.std)
+        return latents.float()
 
     @torch.no_grad()
     def decode(self, latents: Tensor, num_frames: int | None = None) -> Tensor:
         """Clips (B, 3, T, H, W) in [-1, 1], float32, of normalised latents (B, C, t, h, w); at most num_frames."""
+        self._weights()
         latents = latents.float() * self._per_channel(self.std) + self._per_channel(self.mean)
-        latents = latents.to(self.vae.dtype)
+        latents = latents.to(self.dtype)
         with self._precision(latents.device):
             clips = [self._decoded_clip(clip[None]) for clip in latents]
         return torch.cat(clips)[:, :, :num_frames].float().clamp(-1, 1)
@@ -179,14 +192,15 @@ class VideoAutoencoder(nn.Module):
         return self._in_tiles(self._decode, latents, self._parts(height, width, frames)[1], True)
 
     @torch.no_grad()
-    def measure(self, clips: Iterable[Tensor]) -> None:
-        """Take mean and deviation of each channel from the latents of clips (3, T, H, W). Raises ValueError if a
-        channel never changes."""
+    def measure(self, latents: Iterable[Tensor]) -> None:
+        """Take mean and deviation of each channel from latents (C, t, h, w) of encode_raw. Raises ValueError if there
+        are none, or if a channel never changes."""
         count, total, squares = 0, 0.0, 0.0
-        self.mean, self.std = torch.zeros_like(self.mean), torch.ones_like(self.std)
-        for clip in clips:
-            values = self.encode(clip[None].to(self.mean.device))[0].flatten(1).double()
+        for each in latents:
+            values = each.to(self.mean.device).flatten(1).double()
             count, total, squares = count + values.shape[1], total + values.sum(1), squares + values.square().sum(1)
+        if not count:
+            raise ValueError("there are no latents to be measured")
         mean = total / count
         std = (squares / count - mean.square()).clamp(min=0).sqrt()
         if not (std > 1e-6).all():
@@ -194,6 +208,15 @@ class VideoAutoencoder(nn.Module):
         self.mean, self.std = mean.float(), std.float()
 
     # ------------------------------------------------------------------------------------------------- how it is done
+
+    def _weights(self) -> None:
+        if self.vae is None:
+            self.vae = self.load().requires_grad_(False).eval().to(self.mean.device)
+
+    def unload(self) -> None:
+        """Let go what was loaded; it can be loaded again."""
+        if self.load is not None:
+            self.vae = None
 
     def _per_channel(self, values: Tensor) -> Tensor:
         return values.reshape(-1, 1, 1, 1)
@@ -209,14 +232,14 @@ class VideoAutoencoder(nn.Module):
 
     def _precision(self, device: torch.device) -> AbstractContextManager:
         """Without autocast where an autoencoder asks for its own precision: Stable Diffusion's overflows in float16."""
-        if getattr(self.vae.config, "force_upcast", False):
+        if getattr(self.config, "force_upcast", False):
             return torch.autocast(device.type, enabled=False)
         return nullcontext()
 
     def _parts(self, height: int, width: int, frames: int = 1) -> tuple[int, int]:
         """(groups of `frames` frames to be taken at once, side in latents of the tiles that keep to the limit)."""
         space = self.layout.space
-        per_pixel = self.largest_activation * LIVE_ACTIVATIONS * self.vae.dtype.itemsize
+        per_pixel = self.largest_activation * LIVE_ACTIVATIONS * self.dtype.itemsize
         at_once = int(self.memory_limit / (per_pixel * frames * height * width))
         if at_once:
             return at_once, max(height, width) // space
@@ -269,7 +292,7 @@ def statistics_of(vae: nn.Module) -> tuple[Tensor, Tensor]:
     """(mean, std), (C,) each, of an autoencoder's latents as its own configuration has them."""
     channels = layout_of(vae).channels
     mean, std = (getattr(vae.config, f"latents_{name}", None) for name in ("mean", "std"))
-    if isinstance(getattr(vae, "latents_mean", None), Tensor):
+    if isinstance(getattr(vae, "latents_mean", None), Tensor) and vae.latents_mean.device.type != "meta":
         mean, std = vae.latents_mean, vae.latents_std
     scale = getattr(vae.config, "scaling_factor", None) or 1.0
     if mean is not None and std is not None:
@@ -297,13 +320,3 @@ def largest_activation(vae: nn.Module) -> float:
     with torch.no_grad(), torch.device("meta"):
         decoded = _decode(twin, latents)
     return max(sizes) / (decoded.numel() / 3)
-
-
-def fingerprint(*modules: nn.Module) -> str:
-    """SHA-256 of the weights of modules: tells one autoencoder from another."""
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, tensor in module.state_dict().items():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()

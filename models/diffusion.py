@@ -332,13 +332,10 @@ class CaptionedDiffusion(nn.Module):
         self.autoencoder = autoencoder
 
     def forward(self, clips: Tensor, captions: list[str]) -> Tensor:
-        """The loss of clips as `encode` gives them with their captions, some of which are dropped in training."""
+        """The loss of clips (B, C, T, H, W), of pixels in [-1, 1] or normalised latents, with their captions, of which
+        some are dropped in training."""
         embeddings, mask = self.text_encoder(self.diffusion.drop_text(captions))
         return self.diffusion(clips, embeddings, self.needed(mask))
-
-    def encode(self, videos: Tensor) -> Tensor:
-        """What diffusion learns of videos (B, 3, T, H, W) in [-1, 1]: themselves, or their latents (B, C, t, h, w)."""
-        return videos if self.autoencoder is None else self.autoencoder.encode(videos)
 
     def needed(self, mask: Tensor) -> Tensor | None:
         """None where padding counts, as CLIP's does: without a mask attention has faster kernels on a GPU."""

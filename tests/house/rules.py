@@ -15,7 +15,7 @@ LAYERS = (
     ("utils.arguments", "utils.decoding"),
     ("utils.video",),
     ("utils.data", "utils.demo_data"),
-    ("utils.frame_folders",),
+    ("utils.frame_folders", "utils.latents"),
     ("utils.runs",),
     ("utils.logs", "utils.svd"),
     ("utils.training",),

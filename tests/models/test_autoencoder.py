@@ -88,7 +88,7 @@ def test_sides_that_do_not_divide_are_refused(kind):
 def test_measured_latents_have_mean_0_and_deviation_1_and_decode_to_the_same(kind):
     model, videos = VideoAutoencoder(tiny_autoencoder(kind)), clip(kind, batch=3)
     before = model.decode(model.encode(videos))
-    model.measure(videos)
+    model.measure(model.encode_raw(videos))
     latents = model.encode(videos)
     values = latents.transpose(0, 1).flatten(1)
     assert torch.allclose(values.mean(1), torch.zeros(model.channels), atol=1e-4)
@@ -102,7 +102,7 @@ def test_a_channel_that_says_nothing_is_named():
         last = vae.encoder.layers[-1]
         last.weight[2], last.bias[2] = 0, 0
     with pytest.raises(ValueError, match="channel 2 of the autoencoder's latents is the same in all clips"):
-        VideoAutoencoder(vae).measure(clip("AutoencoderTiny"))
+        VideoAutoencoder(vae).measure(VideoAutoencoder(vae).encode_raw(clip("AutoencoderTiny")))
 
 
 # Memory ---------------------------------------------------------------------------------------------------------------

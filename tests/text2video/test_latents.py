@@ -52,7 +52,7 @@ def test_a_run_in_latents_leaves_samples_losses_and_a_model_that_says_what_it_is
     model = load_model(latent_run)
     assert model["format"] == 2 and model["diffusion"]["latents"] is True and model["height"] == 32
     assert model["autoencoder"]["name"] == str(vae) and model["unet_config"]["in_channels"] == 8
-    assert model["autoencoder"]["class"] == "PatchAutoencoder" and "weights" in model["autoencoder"]
+    assert model["autoencoder"]["config"]["_class_name"] == "PatchAutoencoder" and "weights" in model["autoencoder"]
 
 
 def test_the_models_latents_have_mean_0_and_deviation_1(latent_run, data):

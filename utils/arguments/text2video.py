@@ -35,6 +35,24 @@ def add_model_args(parser: argparse.ArgumentParser) -> None:
         help="hub name or local folder of an autoencoder, in whose latents the model learns; none: in pixels",
     )
     group.add_argument("--vae_revision", default=None, help="commit, tag or branch on the hub")
+    group.add_argument(
+        "--latent_cache",
+        type=Path,
+        default=None,
+        help="folder for latents: each clip is encoded once, and training needs no autoencoder",
+    )
+    group.add_argument(
+        "--cached_windows",
+        type=integer(1, 10_000),
+        default=4,
+        help="samples of each clip in the cache when augmenting: windows, crops, flips; epochs take turns",
+    )
+    group.add_argument(
+        "--fresh_share",
+        type=number(0, 1),
+        default=0.0,
+        help="share of samples that are read and encoded anew in spite of the cache",
+    )
 
     group = parser.add_argument_group("network")
     group.add_argument("--model_channels", type=integer(8), default=128, help="channels of the first level")
@@ -164,6 +182,10 @@ def check_model_args(args: argparse.Namespace) -> Iterator[str]:
         for name in ("norm_num_groups", "num_attention_heads"):
             if args.model_channels * mult % getattr(args, name):
                 yield f"--{name}: got {getattr(args, name)}, must divide {args.model_channels * mult:g} channels"
+    if args.latent_cache is not None and args.vae == "none":
+        yield "--latent_cache: pixels have no latents; give --vae too"
+    if args.latent_cache is not None and args.latent_cache.exists() and not args.latent_cache.is_dir():
+        yield f"--latent_cache: {args.latent_cache} is a file, and should be a folder"
     if args.beta_end < args.beta_start:
         yield f"--beta_end: got {args.beta_end:g}, must be at least --beta_start, {args.beta_start:g}"
     if args.scheduler_config is not None and not args.scheduler_config.is_file():

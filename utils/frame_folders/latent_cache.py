@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from models.autoencoder import fingerprint
 from models.svd.conditioning import encode_latents, image_embeddings
 from utils.files import explain_full_disk, whole_file
 from utils.frame_folders.frame_clips import FrameFolder, to_tensor
@@ -70,6 +69,16 @@ class LatentCache:
             latents = file.get_slice("latents")[window.start : window.stop]
             embeddings = file.get_slice("image_embeddings")[window.start : window.start + 1]
         return {"latents": latents[:: window.step], "image_embeddings": embeddings}
+
+
+def fingerprint(*modules: nn.Module) -> str:
+    """SHA-256 of the weights of modules."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, tensor in module.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -31,18 +31,20 @@ def make_text_encoder(args: argparse.Namespace, captions: list[str], tokenizer: 
 
 
 def make_autoencoder(args: argparse.Namespace, state: dict):
-    """The autoencoder of --vae, and from `state` of a run that is resumed the statistics of its latents; None for
-    pixels."""
+    """(the autoencoder of --vae, where it lies), and from `state` of a run that is resumed the statistics of its
+    latents; (None, None) for pixels. With a cache its weights are read only when they are needed."""
     import torch
 
-    from utils.runs.autoencoder import load_autoencoder
+    from utils.runs.autoencoder import autoencoder_without_weights, find_vae, load_autoencoder
 
     if args.vae == "none":
-        return None
-    autoencoder = load_autoencoder(args.vae, args.vae_revision)
+        return None, None
+    source = find_vae(args.vae, args.vae_revision)
+    cached = args.latent_cache is not None
+    autoencoder = autoencoder_without_weights(source) if cached else load_autoencoder(args.vae, args.vae_revision)
     if "latents_mean" in state:
         autoencoder.mean, autoencoder.std = (torch.tensor(state[f"latents_{name}"]) for name in ("mean", "std"))
-    return autoencoder
+    return autoencoder, source
 
 
 def sizes_of(args: argparse.Namespace, autoencoder) -> int:
@@ -67,16 +69,41 @@ def sizes_of(args: argparse.Namespace, autoencoder) -> int:
     return multiple
 
 
-def measure_latents(autoencoder, train_set, device, state: dict, most: int = 64) -> None:
-    """Mean and deviation of the latents of up to `most` clips, for the autoencoder and for `state`; once in a run."""
+def latent_samples(args: argparse.Namespace, accelerator, autoencoder, digest: str, *datasets) -> list:
+    """The datasets as LatentClips of --latent_cache, in which what is missing has been encoded."""
+    from utils.latents.cache import LatentCache
+    from utils.latents.latent_clips import LatentClips
+
+    try:
+        cache = LatentCache(args.latent_cache)
+    except OSError as error:
+        raise UserError(f"--latent_cache: {args.latent_cache} cannot be made ({error.strerror})") from None
+    found = [LatentClips(clips, cache, digest, args.cached_windows, args.fresh_share) for clips in datasets]
+    autoencoder.to(accelerator.device)
+    for each in found:
+        each.fill(autoencoder, accelerator.process_index, accelerator.num_processes, accelerator.is_main_process)
+    autoencoder.unload()
+    accelerator.wait_for_everyone()
+    cache.refresh()
+    return found
+
+
+def measure_latents(autoencoder, samples, device, state: dict, most: int = 64) -> None:
+    """Mean and deviation of the latents of up to `most` samples, for the autoencoder and for `state`; once in a run."""
     from tqdm.auto import tqdm
+
+    from utils.latents.latent_clips import LatentClips
 
     if "latents_mean" in state:
         return
-    chosen = range(0, len(train_set), -(-len(train_set) // most))
-    bar = tqdm(chosen, desc="measuring latents", unit="clip", disable=None)
+    autoencoder.to(device)
+    if isinstance(samples, LatentClips):
+        latents = samples.some(most)
+    else:
+        chosen = tqdm(range(0, len(samples), -(-len(samples) // most)), "measuring latents", unit="clip", disable=None)
+        latents = (autoencoder.encode_raw(samples[index]["video"][None].to(device))[0] for index in chosen)
     try:
-        autoencoder.to(device).measure(train_set[index]["video"] for index in bar)
+        autoencoder.measure(latents)
     except ValueError as error:
         raise UserError(f"--vae: {error}") from None
     state |= {f"latents_{name}": getattr(autoencoder, name).tolist() for name in ("mean", "std")}

@@ -25,7 +25,8 @@ class BatchError(UserError):
 
 
 class Batches:
-    """Batches of `dataset` for ever, in the order of `sampler`, as torch's default_collate makes them of samples.
+    """Batches of `dataset` for ever, in the order of `sampler`, as torch's default_collate makes them of samples, or a
+    method `collate` of the dataset.
 
     Workers change the speed, never the samples. recent: the newest `keep` batches. Raises BatchError if a worker dies
     or needs more than WORKER_TIMEOUT seconds, DataError if too many clips can no longer be read.
@@ -46,6 +47,7 @@ class Batches:
             batch_size,
             sampler=sampler,
             num_workers=num_workers,
+            collate_fn=getattr(dataset, "collate", None),
             pin_memory=pin_memory,
             timeout=WORKER_TIMEOUT if num_workers else 0,
             worker_init_fn=heed_only_the_trainer,
