@@ -22,6 +22,7 @@ from utils.arguments.training import (
 )
 from utils.cli import Parser, UserError, choice, integer, utf8_text
 from utils.cli import run as run_script
+from utils.runs.image_model import adopted
 from utils.runs.new_model import (
     latent_samples,
     load_initial_weights,
@@ -118,6 +119,7 @@ def main(args: argparse.Namespace) -> None:
 
     run = TrainingRun(args, "text2video", FREE, REMEDIES)
     accelerator, say = run.accelerator, run.say
+    args = adopted(args)  # an image model brings its autoencoder, text encoder and schedule
 
     # Data: clips (B, 3, T, H, W) in [-1, 1] with captions; what a sample is depends on (seed, epoch, index) alone.
     autoencoder, source = make_autoencoder(args, run.state)
@@ -137,7 +139,7 @@ def main(args: argparse.Namespace) -> None:
         digest = source.digest
         if args.latent_cache is not None:
             train_samples, val_samples = latent_samples(args, accelerator, autoencoder, digest, train_set, val_set)
-        measure_latents(autoencoder, train_samples, run.device, run.state)
+        measure_latents(args, autoencoder, train_samples, run.device, run.state)
     seed_step(args.seed)
     text_encoder = make_text_encoder(args, train_set.captions(mirrored=args.augment), run.state.get("tokenizer"))
     for remark in text_encoder.remarks(train_set.captions()):

@@ -200,8 +200,16 @@ class TextToVideoDiffusion(nn.Module):
         return clip_weights / {"epsilon": snr, "v_prediction": snr + 1, "sample": 1.0}[self.prediction_type]
 
     def alpha_sigma(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """sqrt(alpha_bar) and sqrt(1 - alpha_bar) of each timestep, (B, 1, 1, 1, 1)."""
-        alphas_cumprod = self.alphas_cumprod[timesteps].reshape(-1, *[1] * (like.dim() - 1))
+        """sqrt(alpha_bar) and sqrt(1 - alpha_bar) of each timestep, (B, 1, 1, 1, 1). Between two timesteps, where Euler
+        may look, sigma = sqrt(1/alpha_bar - 1) is linear, as in diffusers' scheduler."""
+        if timesteps.is_floating_point():
+            below, above = (
+                (1 / self.alphas_cumprod[each.long()] - 1).sqrt() for each in (timesteps.floor(), timesteps.ceil())
+            )
+            alphas_cumprod = 1 / (1 + torch.lerp(below, above, timesteps.frac()).square())
+        else:
+            alphas_cumprod = self.alphas_cumprod[timesteps]
+        alphas_cumprod = alphas_cumprod.reshape(-1, *[1] * (like.dim() - 1))
         return alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
 
     # Sampling
@@ -275,7 +283,9 @@ class TextToVideoDiffusion(nn.Module):
         schedule: the clip is therefore clipped to [-1, 1] ("static") or divided by its own 99.5% quantile ("dynamic",
         Saharia et al. 2022, arXiv:2205.11487, sec. 2.3); "none" leaves it alone.
         """
-        batch = timestep.long().to(noisy.device, non_blocking=True).expand(len(context))  # Euler counts in floats
+        whole = not timestep.is_floating_point() or bool(timestep == timestep.round())  # Euler counts in floats
+        batch = timestep.long() if whole else timestep.float()
+        batch = batch.to(noisy.device, non_blocking=True).expand(len(context))
         prediction = self.unet(torch.cat([noisy] * (len(context) // len(noisy))), batch, context, mask).float()
         if guidance_scale != 1:
             negative, positive = prediction.chunk(2)

@@ -135,7 +135,7 @@ class ResnetBlock3D(nn.Module):
         else:
             self.temporal_conv = None
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, over_time: bool = True) -> Tensor:
         emb = self.time_emb_proj(silu(emb)).transpose(1, 2)[..., None, None]  # (B, C or 2C, T, 1, 1)
         hidden = self.conv1(silu(self.norm1(x)))
         if self.scale_shift:
@@ -144,7 +144,7 @@ class ResnetBlock3D(nn.Module):
         else:
             hidden = self.norm2(hidden + emb)
         hidden = self.conv2(silu(hidden))
-        if self.temporal_conv is not None:
+        if self.temporal_conv is not None and over_time:
             hidden = hidden + self.temporal_conv(silu(self.temporal_norm(hidden)))
         return hidden + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
@@ -216,12 +216,12 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(channels) if feed_forward else None
         self.ff = FeedForward(channels, activation_fn="geglu") if feed_forward else None
 
-    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None, positions: Tensor | None) -> Tensor:
         B, T = x.shape[:2]
         if self.attn1 is not None:
             x = x + self.attn1(self.norm1(x).flatten(0, 1)).unflatten(0, (B, T))
         queries = self.norm2(x)
-        if self.position_proj is not None:
+        if self.position_proj is not None and positions is not None:
             queries = queries + self.position_proj(positions)
         x = x + self.attn2(queries.flatten(1, 2), context, mask).unflatten(1, (T, -1))
         return x if self.ff is None else x + self.ff(self.norm3(x))
@@ -243,14 +243,14 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = nn.Linear(channels, channels) if linear else spatial_conv(channels, channels, 1)
 
-    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None, positions: Tensor | None) -> Tensor:
         H, W = x.shape[-2:]
         hidden = self.norm(x)
         hidden = hidden if self.linear else self.proj_in(hidden)
         tokens = hidden.flatten(3).permute(0, 2, 3, 1)  # (B, T, H*W, C)
         tokens = self.proj_in(tokens) if self.linear else tokens
         for block in self.transformer_blocks:
-            tokens = block(tokens, context, mask, positions.flatten(1, 2))
+            tokens = block(tokens, context, mask, None if positions is None else positions.flatten(1, 2))
         tokens = self.proj_out(tokens) if self.linear else tokens
         hidden = tokens.permute(0, 3, 1, 2).unflatten(-1, (H, W))
         return x + (hidden if self.linear else self.proj_out(hidden))

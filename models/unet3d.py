@@ -51,6 +51,8 @@ class UNet3D(ModelMixin, ConfigMixin):
     patch_size: folds p x p pixels into channels before the first layer and back after the last: 1/p^2 of the tokens.
     position_features: tell the network where and when. Without them words such as "left" are hardly learnt, because at
         high noise the right answer to them is a picture of x, y and t that convolution alone cannot draw.
+    image_path: whether a single frame goes through what it has in common with an image model alone; with factorised
+        convolutions, and all the rest frozen, it is then drawn as the image model draws it, however much is learnt.
     resnet_time_scale_shift: "scale_shift" or "default" (addition, as in Stable Diffusion).
 
     Raises ValueError for sizes that do not divide and for level lists of a wrong length.
@@ -81,6 +83,7 @@ class UNet3D(ModelMixin, ConfigMixin):
         norm_eps: float = 1e-5,
         resnet_time_scale_shift: str = "scale_shift",
         use_linear_projection: bool = False,
+        image_path: bool = False,
     ):
         super().__init__()
         levels = len(channel_mult)
@@ -186,14 +189,18 @@ class UNet3D(ModelMixin, ConfigMixin):
             raise ValueError(f"frames of {tuple(sample.shape[-2:])} pixels: sides must divide by {self.size_multiple}")
         context, mask = encoder_hidden_states.to(sample.dtype), encoder_attention_mask
         x = self.conv_in(_patchify(sample, self.config.patch_size))
-        positions = [
-            fourier_features(x.shape[2], x.shape[3] >> i, x.shape[4] >> i, x.device).to(sample.dtype)
-            for i in range(len(self.down_blocks))
-        ]
         time = self.time_embedding(self.time_proj(timesteps).to(sample.dtype))
-        condition = self.condition(time, context, mask, positions[-1])
-        emb = time[:, None] + self.condition_out(condition)
-        if self.config.position_features:  # where and when, gated by what the text wants there
+        image = self.config.image_path and sample.shape[2] == 1
+        if image:
+            positions, emb = [None] * len(self.down_blocks), time[:, None]
+        else:
+            positions = [
+                fourier_features(x.shape[2], x.shape[3] >> i, x.shape[4] >> i, x.device).to(sample.dtype)
+                for i in range(len(self.down_blocks))
+            ]
+            condition = self.condition(time, context, mask, positions[-1])
+            emb = time[:, None] + self.condition_out(condition)
+        if self.config.position_features and not image:  # where and when, gated by what the text wants there
             gate = self.position_gate(condition)[:, :, None, None]  # (B, T, 1, 1, C)
             x = x + self.position_out(gate * self.position_in(positions[0])).permute(0, 4, 1, 2, 3)
 
@@ -205,7 +212,8 @@ class UNet3D(ModelMixin, ConfigMixin):
             if block.downsamplers is not None:
                 x = block.downsamplers[0](x)
                 skips.append(x)
-        for layer in self.mid_block.layers():
+        for n, layer in enumerate(self.mid_block.layers()):
+            layer = (layer[0], None, None) if image and n else layer  # the image model has one transformer there
             x = self.mid_block.run(layer, x, emb, context, mask, positions[-1])
         for i, block in zip(reversed(range(len(self.up_blocks))), self.up_blocks, strict=True):
             for layer in block.layers():
@@ -226,9 +234,11 @@ class UNet3D(ModelMixin, ConfigMixin):
         """A UNet3D that does to every frame what `unet` does to an image, to be trained on video from there.
 
         2-D kernels become the centre tap of 3-D ones (Ho et al. 2022, sec. 3; Singer et al. 2022, arXiv:2209.14792).
-        video_settings: conv_type, temporal_attention_levels, joint_attention, position_features; and in_channels,
+        video_settings: conv_type, temporal_attention_levels, joint_attention, position_features, image_path; and
+        in_channels,
         out_channels, patch_size, for which the first and the last convolution start afresh where they differ: a latent
         image model then begins to speak pixels.
+        `taken` of the result: the names of the parameters that come from the image model.
         Raises ValueError if the image model has parts that UNet3D has not (class or pooled-text embeddings, say).
         """
         config = unet.config
@@ -251,18 +261,20 @@ class UNet3D(ModelMixin, ConfigMixin):
             use_linear_projection=config.use_linear_projection,
             **settings,
         )
-        own = model.state_dict()
+        own, taken = model.state_dict(), set()
         for name, value in unet.state_dict().items():
             if name not in own:
                 raise ValueError(f"UNet3D has no place for the image model's parameter {name}")
             if name.startswith(("conv_in.", "conv_out.")) and own[name].shape[:2] != value.shape[:2]:
                 continue
+            taken.add(name)
             if own[name].dim() == value.dim():
                 own[name].copy_(value)
             else:  # (O, I, h, w) -> the centre of (O, I, t, h, w)
                 own[name].zero_()[:, :, own[name].shape[2] // 2].copy_(
                     value.reshape(*value.shape[:2], *own[name].shape[3:])
                 )
+        model.taken = frozenset(taken)
         return model
 
     # A subclass that takes its own arguments and passes **kwargs on is saved and reloaded like UNet3D itself: its own
@@ -314,13 +326,17 @@ class Block3D(nn.Module):
     def layers(self):
         return zip(self.resnets, self.attentions, self.temporal_attentions, strict=True)
 
-    def run(self, layer, x: Tensor, emb: Tensor, context: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
+    def run(
+        self, layer, x: Tensor, emb: Tensor, context: Tensor, mask: Tensor | None, positions: Tensor | None
+    ) -> Tensor:
+        """positions: None for a single frame that goes the image model's way."""
+
         def forward(x, emb, context):
             resnet, transformer, temporal_attention = layer
-            x = resnet(x, emb)
+            x = resnet(x, emb, over_time=positions is not None)
             if transformer is not None:
                 x = transformer(x, context, mask, positions)
-            if temporal_attention is not None:
+            if temporal_attention is not None and positions is not None:
                 x = temporal_attention(x, positions)
             return x
 

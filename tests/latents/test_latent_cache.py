@@ -80,10 +80,11 @@ def test_without_augmenting_a_clip_is_encoded_once(data, vae, tmp_path):
 
 def test_a_share_of_the_samples_is_fresh_the_same_in_every_run(data, vae, tmp_path):
     cached, plain = filled(data, tmp_path, vae, fresh_share=0.3), clips(data)
-    keys = [(epoch, index) for epoch in range(40) for index in range(len(cached))]
+    keys = [(epoch, index) for epoch in range(12) for index in range(len(cached))]
     fresh = [key for key in keys if "video" in cached[key]]
-    assert abs(len(fresh) / len(keys) - 0.3) < 0.08
-    assert fresh == [key for key in keys if "video" in filled(data, tmp_path, vae, fresh_share=0.3)[key]]
+    assert abs(len(fresh) / len(keys) - 0.3) < 0.12
+    again = filled(data, tmp_path, vae, fresh_share=0.3)
+    assert fresh == [key for key in keys if "video" in again[key]]
     assert torch.equal(cached[fresh[-1]]["video"], plain[fresh[-1]]["video"])  # of its own epoch
 
     autoencoder = load_autoencoder(str(vae))
@@ -145,13 +146,11 @@ def fill_share(data, folder, vae, rank) -> None:
 
 
 def test_several_processes_fill_one_cache(data, vae, tmp_path):
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=fill_share, args=(data, tmp_path / "both", vae, rank)) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-        assert worker.exitcode == 0
+    worker = multiprocessing.get_context("spawn").Process(target=fill_share, args=(data, tmp_path / "both", vae, 1))
+    worker.start()
+    fill_share(data, tmp_path / "both", vae, 0)
+    worker.join(120)
+    assert worker.exitcode == 0
     both, alone = LatentCache(tmp_path / "both"), filled(data, tmp_path / "alone", vae).cache
     assert both.places.keys() == alone.places.keys() and len(set(both.places.values())) >= 2
     assert all(torch.equal(both.load(name), alone.load(name)) for name in alone.places)

@@ -21,7 +21,7 @@ def add_sampling_args(parser: argparse.ArgumentParser) -> None:
         type=choice("static", "dynamic", "none"),
         help="keeps the clip in the range of pixels; default: static, none for a model of latents",
     )
-    group.add_argument("--num_frames", type=integer(2, 4096), help="default: as in training")
+    group.add_argument("--num_frames", type=integer(1, 4096), help="default: as in training")
     group.add_argument("--frame_size", type=integer(8, 4096), help="height and width; default: as in training")
     group.add_argument("--height", type=integer(8, 4096), help="overrides --frame_size")
     group.add_argument("--width", type=integer(8, 4096), help="overrides --frame_size")

@@ -106,7 +106,16 @@ def add_model_args(parser: argparse.ArgumentParser) -> None:
         help="start from the weights of this best_model.pth, e.g. of a run at a lower resolution",
     )
     group.add_argument(
-        "--init_from_2d", default=None, help="folder or hub name of a UNet2DConditionModel to inflate into the U-Net"
+        "--init_from_2d",
+        default=None,
+        help="folder or hub name of a Stable Diffusion 1 or 2 pipeline, adopted whole (U-Net, autoencoder, text "
+        "encoder, schedule), or of a UNet2DConditionModel alone, to learn in pixels from",
+    )
+    group.add_argument(
+        "--trainable",
+        type=choice("all", "temporal"),
+        default="all",
+        help="temporal: with --init_from_2d, all weights of the image model stay as they are",
     )
 
     group = parser.add_argument_group("diffusion")
@@ -165,6 +174,11 @@ def add_model_args(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _is_unet_alone(name: str | None) -> bool:
+    """Whether an image model is the folder of a U-Net, and no pipeline."""
+    return name is not None and Path(name).is_dir() and not (Path(name) / "model_index.json").is_file()
+
+
 def check_model_args(args: argparse.Namespace) -> Iterator[str]:
     """What is wrong with the flags of add_model_args (and with sizes of frames for this network), a line each."""
     levels, multiple = len(args.channel_mult), size_multiple(args) if args.vae == "none" else 1
@@ -194,5 +208,9 @@ def check_model_args(args: argparse.Namespace) -> Iterator[str]:
         yield "--zero_terminal_snr: needs --prediction_type v_prediction or sample"
     if args.loss_weighting == "snr_plus_one" and args.prediction_type == "epsilon":
         yield "--loss_weighting snr_plus_one: grows without bound for epsilon; give --loss_weighting none or min_snr"
+    if args.trainable == "temporal" and not args.init_from_2d:
+        yield "--trainable temporal: freezes an image model; name it with --init_from_2d"
+    if args.trainable == "temporal" and args.conv_type == "full" and _is_unet_alone(args.init_from_2d):
+        yield "--trainable temporal: needs --conv_type factorised, for 3x3x3 kernels mix time with the image model"
     if args.init_from and args.init_from_2d:
         yield "--init_from: cannot be combined with --init_from_2d"

@@ -111,11 +111,19 @@ def missing_weights(folder: Path, stem: str = "model") -> list[str]:
     return lacking + [shard for shard in shards if not (folder / shard).is_file()]
 
 
+def text_folders(folder: Path) -> tuple[Path, Path]:
+    """(the folder of a text model, that of its tokenizer): the same, or two parts of a pipeline."""
+    if (folder / "text_encoder").is_dir():
+        return folder / "text_encoder", folder / "tokenizer"
+    return folder, folder
+
+
 def missing_text_files(folder: Path) -> list[str]:
     """What a text encoder's folder lacks: configuration, weights, or a tokenizer in one of its three forms."""
-    lacking = missing_weights(folder)
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
-        pair = [name for name in ("vocab.json", "merges.txt") if not (folder / name).is_file()]
+    model, tokenizer = text_folders(folder)
+    lacking = missing_weights(model)
+    if not any((tokenizer / name).is_file() for name in ("tokenizer.json", "spiece.model")):
+        pair = [name for name in ("vocab.json", "merges.txt") if not (tokenizer / name).is_file()]
         lacking += pair if len(pair) == 1 else ["tokenizer.json"] * bool(pair)
     return lacking
 
@@ -152,7 +160,9 @@ def load_text_encoder(name: str, revision: str | None = None, max_length: int | 
     Raises UserError if it cannot be had, or if its tokenizer is not whole.
     """
     flag, files = "--text_encoder", "config.json, model.safetensors, tokenizer.json"
-    folder = resolve_model(name, revision, MODEL_FILES + WEIGHT_FILES, flag, files, missing_text_files)
+    patterns = MODEL_FILES + WEIGHT_FILES + ("text_encoder/*.json", "text_encoder/*.safetensors", "tokenizer/*")
+    folder = resolve_model(name, revision, patterns, flag, files, missing_text_files)
+    folder, tokenizer_folder = text_folders(folder)
 
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForTextEncoding, AutoTokenizer, CLIPTextModel
@@ -168,10 +178,11 @@ def load_text_encoder(name: str, revision: str | None = None, max_length: int | 
         model_class = CLIPTextModel if config.model_type == "clip" else AutoModelForTextEncoding
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()
-        model = model_class.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
+        variant = {"variant": found} if (found := weights_variant(folder)) else {}
+        model = model_class.from_pretrained(folder, use_safetensors=True, trust_remote_code=False, **variant).float()
         logging.set_verbosity(verbosity)
         require_numbers(model.state_dict())
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, trust_remote_code=False)
         return TextEncoder(name, tokenizer, model, trainable=False, max_length=max_length, revision=revision)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]

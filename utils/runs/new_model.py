@@ -88,7 +88,7 @@ def latent_samples(args: argparse.Namespace, accelerator, autoencoder, digest: s
     return found
 
 
-def measure_latents(autoencoder, samples, device, state: dict, most: int = 64) -> None:
+def measure_latents(args: argparse.Namespace, autoencoder, samples, device, state: dict, most: int = 64) -> None:
     """Mean and deviation of the latents of up to `most` samples, for the autoencoder and for `state`; once in a run."""
     from tqdm.auto import tqdm
 
@@ -97,6 +97,9 @@ def measure_latents(autoencoder, samples, device, state: dict, most: int = 64) -
     if "latents_mean" in state:
         return
     autoencoder.to(device)
+    if args.vae == args.init_from_2d:  # an image model goes on seeing the latents that it knows
+        state |= {f"latents_{name}": getattr(autoencoder, name).tolist() for name in ("mean", "std")}
+        return
     if isinstance(samples, LatentClips):
         latents = samples.some(most)
     else:
@@ -113,6 +116,7 @@ def make_unet(args: argparse.Namespace, cross_attention_dim: int, channels: int 
     """The U-Net that the flags describe, with random weights or inflated from an image model, for clips of so many
     channels."""
     from models.unet3d import UNet3D
+    from utils.runs.image_model import inflate_image_model
 
     video_settings = {
         "conv_type": args.conv_type,
@@ -121,7 +125,12 @@ def make_unet(args: argparse.Namespace, cross_attention_dim: int, channels: int 
     }
     if args.init_from_2d is not None:
         sizes = {"patch_size": args.patch_size, "in_channels": channels, "out_channels": channels}
-        return inflate_image_model(args.init_from_2d, cross_attention_dim, **sizes, **video_settings)
+        whole = {"image_path": args.vae == args.init_from_2d}
+        unet = inflate_image_model(args.init_from_2d, cross_attention_dim, **sizes, **whole, **video_settings)
+        if args.trainable == "temporal":
+            for name, parameter in unet.named_parameters():
+                parameter.requires_grad_(name not in unet.taken)
+        return unet
     return UNet3D(
         in_channels=channels,
         out_channels=channels,
@@ -174,42 +183,6 @@ def read_scheduler(path: Path | None) -> dict | None:
     except (OSError, ValueError) as error:
         raise UserError(f"--scheduler_config: {path} is no scheduler_config.json of diffusers ({error})") from None
     return {name: value for name, value in config.items() if not name.startswith("_")}
-
-
-def inflate_image_model(name: str, cross_attention_dim: int, **video_settings):
-    """A UNet3D from an image model's folder (with or without its unet/ folder) or hub name."""
-    from diffusers import UNet2DConditionModel
-
-    from models.unet3d import UNet3D
-    from utils.runs.checkpoint import require_numbers
-    from utils.runs.hub import missing_weights, resolve_model
-
-    def unet_folder(folder: Path) -> Path:
-        return folder / "unet" if (folder / "unet").is_dir() else folder
-
-    files = "config.json and diffusion_pytorch_model.safetensors, or a pipeline's unet/ with them"
-    patterns = (
-        "config.json",
-        "diffusion_pytorch_model.safetensors",
-        "unet/config.json",
-        "unet/diffusion_pytorch_model.safetensors",
-    )
-
-    def missing(folder: Path) -> list[str]:
-        return missing_weights(unet_folder(folder), "diffusion_pytorch_model")
-
-    folder = unet_folder(resolve_model(name, None, patterns, "--init_from_2d", files, missing))
-    try:
-        image_unet = UNet2DConditionModel.from_pretrained(folder, use_safetensors=True)
-        require_numbers(image_unet.state_dict())
-        if image_unet.config.cross_attention_dim != cross_attention_dim:
-            width = image_unet.config.cross_attention_dim
-            raise ValueError(
-                f"it reads text {width} wide, the text encoder gives {cross_attention_dim}; use its own encoder"
-            )
-        return UNet3D.from_unet2d(image_unet, **video_settings)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--init_from_2d: {folder} cannot be used ({' '.join(str(error).split())[:300]})") from None
 
 
 def as_bools(levels: list[int] | None) -> tuple[bool, ...] | None:

@@ -1,0 +1,87 @@
+"""An image model to start from: a Stable Diffusion pipeline adopted whole, or a U-Net alone."""
+
+import argparse
+import json
+from pathlib import Path
+
+from utils.cli import UserError, printable
+
+UNET_FILES = "config.json and diffusion_pytorch_model.safetensors, or a pipeline's unet/ with them"
+STEM = "diffusion_pytorch_model"
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "AnimateDiffPipeline")
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+
+
+def adopted(args: argparse.Namespace) -> argparse.Namespace:
+    """The flags with all that a pipeline of --init_from_2d brings: its autoencoder, text encoder, schedule and
+    prediction type, and what its U-Net needs. As they are, without that flag or for a U-Net alone. Raises UserError in
+    one line if it is a pipeline of another kind."""
+    if args.init_from_2d is None:
+        return args
+    folder = find_image_model(args.init_from_2d)
+    if not (folder / "model_index.json").is_file():
+        return args
+    config = folder / "scheduler" / "scheduler_config.json"
+    whole = argparse.Namespace(**vars(args))
+    whole.vae = whole.text_encoder = args.init_from_2d
+    whole.vae_revision = whole.text_encoder_revision = None
+    whole.scheduler_config, whole.patch_size, whole.conv_type = config, 1, "factorised"
+    levels = len(json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))["block_out_channels"])
+    whole.channel_mult = [1.0] * levels  # how often sides are halved
+    if whole.loss_weighting == "snr_plus_one":  # grows without bound where the noise is predicted
+        whole.loss_weighting = "min_snr"
+    return whole
+
+
+def find_image_model(name: str) -> Path:
+    """The folder of a pipeline or of a U-Net, downloaded if need be. Raises UserError if it is neither."""
+    from utils.runs.hub import missing_weights, resolve_model
+
+    def missing(folder: Path) -> list[str]:
+        if not (folder / "model_index.json").is_file():
+            return missing_weights(unet_folder(folder), STEM)
+        return [f"{part}/" for part in PARTS if not (folder / part).is_dir()]
+
+    patterns = ("model_index.json", "config.json", f"{STEM}*")
+    patterns += tuple(f"{part}/*.{ending}" for part in PARTS for ending in ("json", "safetensors", "txt"))
+    folder = resolve_model(name, None, patterns, "--init_from_2d", UNET_FILES, missing)
+    index = folder / "model_index.json"
+    if index.is_file():
+        try:
+            kind = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(f"--init_from_2d: {printable(index)} is damaged") from None
+        if kind not in PIPELINES:
+            raise UserError(
+                f"--init_from_2d: {printable(folder)} is a {kind}, which has parts that there is no place for; "
+                "give a Stable Diffusion 1 or 2 pipeline"
+            )
+    return folder
+
+
+def unet_folder(folder: Path) -> Path:
+    return folder / "unet" if (folder / "unet").is_dir() else folder
+
+
+def inflate_image_model(name: str, cross_attention_dim: int, **video_settings):
+    """A UNet3D from an image model's folder (with or without its unet/ folder) or hub name."""
+    from diffusers import UNet2DConditionModel
+
+    from models.unet3d import UNet3D
+    from utils.runs.checkpoint import require_numbers
+    from utils.runs.hub import weights_variant
+
+    folder = unet_folder(find_image_model(name))
+    try:
+        variant = weights_variant(folder, STEM)
+        variant = {"variant": variant} if variant else {}
+        image_unet = UNet2DConditionModel.from_pretrained(folder, use_safetensors=True, **variant).float()
+        require_numbers(image_unet.state_dict())
+        if image_unet.config.cross_attention_dim != cross_attention_dim:
+            width = image_unet.config.cross_attention_dim
+            raise ValueError(
+                f"it reads text {width} wide, the text encoder gives {cross_attention_dim}; use its own encoder"
+            )
+        return UNet3D.from_unet2d(image_unet, **video_settings)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--init_from_2d: {folder} cannot be used ({' '.join(str(error).split())[:300]})") from None
