@@ -120,6 +120,8 @@ def main(args: argparse.Namespace) -> None:
     run = TrainingRun(args, "text2video", FREE, REMEDIES)
     accelerator, say = run.accelerator, run.say
     args = adopted(args)  # an image model brings its autoencoder, text encoder and schedule
+    if args.vae != "none" and args.vae == args.init_from_2d:
+        say(f"{args.vae} is adopted whole: U-Net, autoencoder, text encoder, {args.scheduler_config.name}")
 
     # Data: clips (B, 3, T, H, W) in [-1, 1] with captions; what a sample is depends on (seed, epoch, index) alone.
     autoencoder, source = make_autoencoder(args, run.state)

@@ -120,6 +120,7 @@ def test_differences_between_frames_are_found(tmp_path):
     assert (found["count"], found["different"], found["largest"]) == (2, 1, 3)
 
 
+@pytest.mark.benchmarks
 def test_startup_times_every_script_and_the_way_to_the_first_step(results, monkeypatch):
     log = "import time:      5000 |      90000 |   torch.nn\nimport time:  1000000 |    2000000 | torch\n"
     monkeypatch.setattr(startup, "import_times", lambda command: startup.packages(log))

@@ -21,6 +21,7 @@ from models.svd.objective import svd_loss
 from tests.tiny_svd import tiny_svd_pipeline
 
 
+@pytest.mark.benchmarks
 def test_every_part_runs_on_a_cpu_in_two_minutes(tmp_path, capfd):
     start = time.perf_counter()
     gpu.main(gpu.parse_args(["--tiny", "--minutes", "20", "--output", str(tmp_path)]))

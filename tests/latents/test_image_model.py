@@ -171,6 +171,14 @@ def test_other_pipelines_and_broken_ones_are_refused(pipelines, data, tmp_path):
         adopted(arguments(other, data))
 
 
+def test_another_autoencoder_beside_it_is_refused_and_another_schedule_taken(pipelines, data, tmp_path):
+    with pytest.raises(UserError, match="--vae: .* brings its own autoencoder; leave --vae out"):
+        adopted(arguments(pipelines["v1"], data, "--vae", "./other"))
+    (tmp_path / "scheduler_config.json").write_text(json.dumps({"num_train_timesteps": 500, "beta_start": 0.001}))
+    args = adopted(arguments(pipelines["v1"], data, "--scheduler_config", str(tmp_path / "scheduler_config.json")))
+    assert make_diffusion(args, make_unet(args, 32, 4)).num_timesteps == 500
+
+
 def test_class_embeddings_have_no_place(data, tmp_path):
     folder = tiny_stable_diffusion(tmp_path / "sd", unet=TINY_SD_UNET | {"num_class_embeds": 3})
     with pytest.raises(UserError, match="UNet3D has no place for the image model's parameter class_embedding"):

@@ -125,6 +125,7 @@ def decoded_sizes(model: VideoAutoencoder, monkeypatch) -> list[tuple[int, ...]]
 def test_frames_are_decoded_a_few_at_a_time_and_then_in_tiles(kind, monkeypatch):
     vae, (space, _, frames) = tiny_autoencoder(kind), EXPECTED[kind]
     whole = VideoAutoencoder(vae)
+    frames = 5 if frames == 9 and kind != "AutoencoderKLCogVideoX" else frames
     latents = torch.randn(1, *whole.latent_shape(frames, 20 * space, 18 * space), generator=torch.manual_seed(0))
     expected = whole.decode(latents)
     a_frame = whole.largest_activation * LIVE_ACTIVATIONS * 4 * 20 * 18 * space**2

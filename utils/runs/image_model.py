@@ -15,13 +15,15 @@ PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 def adopted(args: argparse.Namespace) -> argparse.Namespace:
     """The flags with all that a pipeline of --init_from_2d brings: its autoencoder, text encoder, schedule and
     prediction type, and what its U-Net needs. As they are, without that flag or for a U-Net alone. Raises UserError in
-    one line if it is a pipeline of another kind."""
+    one line if it is a pipeline of another kind, or if --vae names another autoencoder."""
     if args.init_from_2d is None:
         return args
     folder = find_image_model(args.init_from_2d)
     if not (folder / "model_index.json").is_file():
         return args
-    config = folder / "scheduler" / "scheduler_config.json"
+    if args.vae != "none":
+        raise UserError(f"--vae: {printable(folder)} brings its own autoencoder; leave --vae out")
+    config = args.scheduler_config or folder / "scheduler" / "scheduler_config.json"
     whole = argparse.Namespace(**vars(args))
     whole.vae = whole.text_encoder = args.init_from_2d
     whole.vae_revision = whole.text_encoder_revision = None
