@@ -145,7 +145,8 @@ def make_optimizer(
     ends = {
         module.weight
         for name, module in model.named_modules()
-        if isinstance(module, nn.Embedding) or name.split(".")[-1] in ("conv_in", "conv_out")
+        if isinstance(module, nn.Embedding)
+        or (name.split(".")[-1] in ("conv_in", "conv_out") and isinstance(module, nn.Conv2d | nn.Conv3d | nn.Linear))
     }
     ordered = [parameter for parameter in model.parameters() if parameter in learning]
     matrices = [parameter for parameter in ordered if parameter.dim() >= 2 and parameter not in ends]
