@@ -12,8 +12,15 @@ from collections.abc import Iterator
 
 from utils.arguments.data import add_data_args, buckets_of, data_args, frame_shape
 from utils.arguments.presets import add_preset_args, parse_with_presets
-from utils.arguments.training import FREE_ON_RESUME, add_log_args, add_optimizer_args, add_run_args, check_run_args
-from utils.cli import Parser, choice, integer, number
+from utils.arguments.training import (
+    FREE_ON_RESUME,
+    add_length_args,
+    add_log_args,
+    add_optimizer_args,
+    add_run_args,
+    check_run_args,
+)
+from utils.cli import Parser, integer, number
 from utils.cli import run as run_script
 
 # torch and what is built on it are imported in main(): --help and a misspelt flag answer at once.
@@ -58,19 +65,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def add_training_args(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
-    group.add_argument("--batch_size", type=integer(1), default=2, help="clips per process and micro-batch")
+    add_length_args(group, batch_size=2, num_epochs=100, optimizer="muon")
     group.add_argument(
         "--crop_size", type=integer(8, 4096), default=None, help="learn from so many px squared of each; default: all"
-    )
-    group.add_argument("--num_epochs", type=integer(1), default=100, help="passes over the training clips")
-    group.add_argument(
-        "--max_train_steps", type=integer(1), default=None, help="optimizer steps; overrides --num_epochs"
-    )
-    group.add_argument(
-        "--optimizer",
-        type=choice("adamw", "muon"),
-        default="muon",
-        help="muon: for the weight matrices, AdamW for the rest",
     )
     add_optimizer_args(
         group, learning_rate=2e-2, lr_scheduler="warmup_stable_decay", lr_warmup_steps=20, adam_beta2=0.99

@@ -15,12 +15,13 @@ from utils.arguments.presets import add_preset_args, parse_with_presets
 from utils.arguments.text2video import add_model_args, check_model_args
 from utils.arguments.training import (
     FREE_ON_RESUME,
+    add_length_args,
     add_log_args,
     add_optimizer_args,
     add_run_args,
     check_run_args,
 )
-from utils.cli import Parser, UserError, choice, integer, utf8_text
+from utils.cli import Parser, UserError, integer, utf8_text
 from utils.cli import run as run_script
 from utils.runs.image_model import adopted
 from utils.runs.new_model import (
@@ -66,21 +67,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def add_training_args(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
-    group.add_argument(
-        "--batch_size", "--train_batch_size", type=integer(1), default=4, help="clips per process and micro-batch"
-    )
-    group.add_argument(
-        "--num_epochs", "--num_train_epochs", type=integer(1), default=1000, help="passes over the training clips"
-    )
-    group.add_argument(
-        "--max_train_steps", type=integer(1), default=None, help="optimizer steps; overrides --num_epochs"
-    )
-    group.add_argument(
-        "--optimizer",
-        type=choice("adamw", "muon"),
-        default="adamw",
-        help="muon: for the weight matrices, AdamW for the rest",
-    )
+    add_length_args(group, batch_size=4, num_epochs=1000, optimizer="adamw")
     add_optimizer_args(group, learning_rate=1e-4, lr_scheduler="cosine", lr_warmup_steps=500, adam_beta2=0.99)
     group.add_argument(
         "--gradient_checkpointing", action="store_true", help="recompute activations: less memory, a third more time"

@@ -15,6 +15,32 @@ FREE_ON_RESUME = {
 }
 
 
+def add_length_args(group, *, batch_size: int, num_epochs: int, optimizer: str) -> None:
+    group.add_argument(
+        "--batch_size",
+        "--train_batch_size",
+        type=integer(1),
+        default=batch_size,
+        help="clips per process and micro-batch",
+    )
+    group.add_argument(
+        "--num_epochs",
+        "--num_train_epochs",
+        type=integer(1),
+        default=num_epochs,
+        help="passes over the training clips",
+    )
+    group.add_argument(
+        "--max_train_steps", type=integer(1), default=None, help="optimizer steps; overrides --num_epochs"
+    )
+    group.add_argument(
+        "--optimizer",
+        type=choice("adamw", "muon"),
+        default=optimizer,
+        help="muon: for the weight matrices, AdamW for the rest",
+    )
+
+
 def add_optimizer_args(
     group, *, learning_rate: float, lr_scheduler: str, lr_warmup_steps: int, adam_beta2: float
 ) -> None:
