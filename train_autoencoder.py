@@ -103,6 +103,7 @@ def main(args: argparse.Namespace) -> None:
 
     from models.patch_autoencoder import PatchAutoencoder
     from models.reconstruction import AutoencoderTraining, PatchDiscriminator, random_crop
+    from utils.runs.autoencoder import save_vae
     from utils.runs.model_file import cpu_tensors
     from utils.training.optimizers import make_optimizer
     from utils.training.order import seed_step
@@ -130,8 +131,6 @@ def main(args: argparse.Namespace) -> None:
     )
     if args.gradient_checkpointing:
         autoencoder.enable_gradient_checkpointing()
-    if args.compile:
-        autoencoder.compile()
     modules = {"autoencoder": autoencoder}
     if args.adversarial_weight:
         modules["discriminator"] = PatchDiscriminator()
@@ -149,6 +148,8 @@ def main(args: argparse.Namespace) -> None:
         modules.get("discriminator"),
         args.adversarial_weight,
     )
+    if args.compile:
+        model.compile()
     kept = args.latent_channels / (3 * args.patch_frames * args.patch_size**2)
     run.say(
         f"{len(train_set)} training and {len(val_set)} validation clips, {max_train_steps} steps, run folder "
@@ -178,7 +179,7 @@ def main(args: argparse.Namespace) -> None:
             if run.state["best_psnr"] is None or numbers["psnr"] > run.state["best_psnr"]:
                 run.state["best_psnr"] = numbers["psnr"]
                 if run.main_process:
-                    autoencoder.save_pretrained(run.run_dir / "vae")
+                    save_vae(autoencoder, run.run_dir / "vae")
 
     with run:
         if run.step and run.missed("validate", "val/psnr"):

@@ -125,7 +125,7 @@ def main(args: argparse.Namespace) -> None:
     # Model: the U-Net learns, and with it the built-in text encoder; a pretrained one is frozen, as the autoencoder is.
     train_samples, val_samples = train_set, val_set
     if autoencoder is not None:
-        digest = source.digest
+        digest = run.state["vae_sha256"]
         if args.latent_cache is not None:
             train_samples, val_samples = latent_samples(args, accelerator, autoencoder, digest, train_set, val_set)
         measure_latents(args, autoencoder, train_samples, run.device, run.state)
@@ -279,7 +279,7 @@ def benchmark_accuracy(args: argparse.Namespace, model) -> dict[str, float]:
         "num_frames": args.num_frames,
         "height": height,
         "width": width,
-        "num_inference_steps": min(15, args.num_timesteps),
+        "num_inference_steps": min(15, model.diffusion.num_timesteps),
         "guidance_scale": args.guidance_scale,
     }
     hard = demo_settings(args.data_dir)["hard"]
@@ -304,7 +304,7 @@ def draw_samples(run, args: argparse.Namespace, model, val_set) -> None:
         num_frames=args.num_frames,
         height=height,
         width=width,
-        num_inference_steps=min(25, args.num_timesteps),
+        num_inference_steps=min(25, model.diffusion.num_timesteps),
         guidance_scale=args.guidance_scale,
     )
     if model.autoencoder is not None:

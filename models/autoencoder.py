@@ -26,7 +26,7 @@ CLASSES = (
     "AutoencoderKLCogVideoX",
     "PatchAutoencoder",
 )
-DECODE_BYTES = 2 * 2**30
+DECODE_BYTES = 4 * 2**30
 LIVE_ACTIVATIONS = 8  # as large as the largest one, that a decoder has at once
 LEAST_TILE = 16  # latents
 TILE_OVERLAP = 4  # of its side: a quarter

@@ -17,7 +17,7 @@ from utils.cli import UserError
 from utils.decoding.probe import probe_video
 from utils.demo_data.demo_dataset import write_demo_dataset
 from utils.logs.metrics import read_metrics
-from utils.runs.autoencoder import load_autoencoder
+from utils.runs.autoencoder import load_autoencoder, save_vae
 from utils.runs.checkpoint import load_checkpoint
 
 NETWORK = ("--model_channels", "32", "--encoder_layers", "1", "--decoder_layers", "1", "--patch_size", "8")
@@ -95,6 +95,34 @@ def test_a_resumed_run_equals_an_uninterrupted_one(data, tmp_path, more):
             assert torch.equal(whole[group][name], parts[group][name]), (group, name)
     for name in ("train/loss", "val/psnr"):
         assert rows(tmp_path / "whole", name) == rows(tmp_path / "parts", name)
+
+
+def test_a_write_that_fails_leaves_the_autoencoder_of_before(run_dir, tmp_path, monkeypatch):
+    folder = shutil.copytree(run_dir / "vae", tmp_path / "vae")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    model = PatchAutoencoder.from_pretrained(folder)
+    write = PatchAutoencoder.save_pretrained
+
+    def full(self, path, **more):
+        write(self, path, **more)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PatchAutoencoder, "save_pretrained", full)
+        with pytest.raises(UserError, match="disk full writing .*vae"):
+            save_vae(model, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["vae"]
+    torch.nn.init.zeros_(model.patch_out.weight)
+    save_vae(model, folder)
+    assert not PatchAutoencoder.from_pretrained(folder).patch_out.weight.any()
+
+
+def test_compiling_is_of_what_is_called(data, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
+    train(data, tmp_path / "run", "--max_train_steps", "1", "--compile")
+    assert compiled == ["AutoencoderTraining"]
 
 
 def test_all_terms_train_and_are_logged(data, tmp_path):

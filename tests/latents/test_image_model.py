@@ -179,6 +179,17 @@ def test_another_autoencoder_beside_it_is_refused_and_another_schedule_taken(pip
     assert make_diffusion(args, make_unet(args, 32, 4)).num_timesteps == 500
 
 
+def test_pictures_beside_a_frozen_image_model_are_refused(pipelines, data, capsys):
+    with pytest.raises(SystemExit):
+        arguments(pipelines["v1"], data, "--trainable", "temporal", "--image_share", "0.5")
+    assert "--image_share: pictures teach nothing while the image model is frozen" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "weighting"), [("v1", "min_snr"), ("v2", "snr_plus_one")])
+def test_the_loss_weighting_changes_only_where_it_would_grow_without_bound(pipelines, data, kind, weighting):
+    assert adopted(arguments(pipelines[kind], data)).loss_weighting == weighting
+
+
 def test_class_embeddings_have_no_place(data, tmp_path):
     folder = tiny_stable_diffusion(tmp_path / "sd", unet=TINY_SD_UNET | {"num_class_embeds": 3})
     with pytest.raises(UserError, match="UNet3D has no place for the image model's parameter class_embedding"):

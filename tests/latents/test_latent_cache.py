@@ -1,12 +1,14 @@
 """Cached latents: the same as encoded now, written by several processes, found again, told from stale ones."""
 
 import multiprocessing
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import models.autoencoder
 import train_text2video
@@ -123,6 +125,22 @@ def test_what_has_changed_is_encoded_again_and_nothing_else(data, vae, tmp_path,
     assert missing == expected if change != "window" else 0.5 * expected < missing <= expected
     again = filled(tmp_path / "data", tmp_path / "cache", vae)
     assert change == "file" or again.cache.places == known
+
+
+def test_a_picture_that_is_replaced_in_a_folder_of_frames_makes_its_latents_stale(vae, tmp_path):
+    for clip in ("a", "b", "c"):
+        (tmp_path / "data" / "videos" / clip).mkdir(parents=True)
+        (tmp_path / "data" / "captions").mkdir(exist_ok=True)
+        (tmp_path / "data" / "captions" / f"{clip}.txt").write_text("a colour")
+        for n in range(4):
+            Image.new("RGB", (32, 32), (60 * n, 9, 9)).save(tmp_path / "data" / "videos" / clip / f"{n}.png")
+    cached = filled(tmp_path / "data", tmp_path / "cache", vae, augment=False)
+    frame = cached.path(0) / "2.png"
+    folder_time = cached.path(0).stat().st_mtime_ns
+    frame.write_bytes(frame.read_bytes())
+    os.utime(frame, ns=(1, 1))
+    assert cached.path(0).stat().st_mtime_ns == folder_time  # the folder itself has not changed
+    assert cached.missing() == [(0, 0)]
 
 
 def test_a_clip_that_changes_during_a_run_is_noticed_and_another_takes_its_place(data, vae, tmp_path, capsys):

@@ -84,6 +84,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(latent_run, data, vae, tmp_pa
     assert torch.equal(first["mean"], second["mean"]) and torch.equal(first["std"], second["std"])
 
 
+def test_a_run_is_not_resumed_with_another_autoencoder_in_the_same_place(latent_run, data, vae, tmp_path):
+    folder = shutil.copytree(vae, tmp_path / "vae")
+    train(data, tmp_path / "run", *flags(folder), "--max_train_steps", "1")
+    tiny_autoencoder("PatchAutoencoder", seed=1).save_pretrained(folder)
+    with pytest.raises(UserError, match="--vae: .* is another autoencoder than this run began with; give that one"):
+        train(data, tmp_path / "run", *flags(folder), "--max_train_steps", "2", "--resume", "latest")
+
+
 @pytest.mark.parametrize("kind", sorted(TINY_AUTOENCODERS))
 def test_every_class_trains_and_draws(data, tmp_path, kind):
     frames = FRAMES.get(kind, 4)
@@ -186,6 +194,23 @@ def test_what_is_no_autoencoder_is_refused(data, tmp_path, vae):
     assert "--vae: " in refused(data, tmp_path, *flags(other))
     (shutil.copytree(vae, tmp_path / "half") / "diffusion_pytorch_model.safetensors").unlink()
     assert "lacks diffusion_pytorch_model.safetensors" in refused(data, tmp_path, *flags(tmp_path / "half"))
+
+
+def test_a_schedule_that_cannot_be_followed_is_refused(data, tmp_path, vae):
+    ddpm = {"num_train_timesteps": 100, "beta_start": 0.001, "beta_end": 0.02, "beta_schedule": "linear"}
+    for config, said in (
+        ({"num_train_timesteps": 8, "shift": 3.0}, "no scheduler_config.json of diffusers (it has no betas)"),
+        (ddpm | {"prediction_type": "flow_prediction"}, "cannot be followed (prediction_type must be one of epsilon"),
+        (ddpm | {"beta_schedule": "odd"}, "cannot be followed (odd is not implemented"),
+        (ddpm | {"rescale_betas_zero_snr": True}, "zero_terminal_snr needs prediction_type"),
+        (ddpm, "--loss_weighting snr_plus_one: grows without bound for epsilon, which "),
+    ):
+        file = tmp_path / "scheduler_config.json"
+        file.write_text(json.dumps(config))
+        assert said in refused(data, tmp_path, *flags(vae), "--scheduler_config", str(file)), config
+    more = ("--scheduler_config", str(file), "--loss_weighting", "none", "--max_train_steps", "1")
+    train(data, tmp_path / "good", *flags(vae), *more)
+    assert load_model(tmp_path / "good")["diffusion"]["prediction_type"] == "epsilon"
 
 
 def test_drawing_keeps_to_what_the_autoencoder_takes(latent_run, tmp_path):

@@ -212,5 +212,7 @@ def check_model_args(args: argparse.Namespace) -> Iterator[str]:
         yield "--trainable temporal: freezes an image model; name it with --init_from_2d"
     if args.trainable == "temporal" and args.conv_type == "full" and _is_unet_alone(args.init_from_2d):
         yield "--trainable temporal: needs --conv_type factorised, for 3x3x3 kernels mix time with the image model"
+    if args.trainable == "temporal" and args.image_share:
+        yield "--image_share: pictures teach nothing while the image model is frozen; leave it out"
     if args.init_from and args.init_from_2d:
         yield "--init_from: cannot be combined with --init_from_2d"

@@ -75,7 +75,7 @@ def add_optimizer_args(
         default="auto",
         help="auto: bf16 where the hardware computes it",
     )
-    group.add_argument("--compile", action="store_true", help="torch.compile the U-Net")
+    group.add_argument("--compile", action="store_true", help="torch.compile the network")
 
 
 def add_run_args(group, default_dir: str) -> None:

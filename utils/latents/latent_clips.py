@@ -51,14 +51,14 @@ class LatentClips(ReadableClips):
         """The digest of all that an entry follows from: the file as it is now, window, size, crop, flip, encoder."""
         info = self.clips.items[index][0]
         try:
-            status = os.stat(info.section.file if info.section else info.path)
+            stamps = _stamps(info.section.file if info.section else info.path)
         except OSError as error:
             raise UnreadableClip(f"{info.path}: {error.strerror}") from error
         clips, shape = self.clips, self.clips.shapes[index]
         position, anchor, mirrored, _ = clips.choose(epoch, index)
         frames = window(info, shape.frames, clips.target_fps, clips.short_clips, position).tolist()
         how = [frames, shape, clips.resize_mode, anchor, mirrored, clips.normalize]
-        about = [info.path, info.section, status.st_size, status.st_mtime_ns, *how, self.digest]
+        about = [info.path, info.section, stamps, *how, self.digest]
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 
     def missing(self, rank: int = 0, world_size: int = 1) -> list[tuple[int, int]]:
@@ -125,6 +125,12 @@ class LatentClips(ReadableClips):
         for index in range(0, len(self), -(-len(self) // most)):
             if (name := self.name(0, index)) in self.cache:
                 yield self.cache.load(name)
+
+
+def _stamps(path: str) -> list:
+    """Size and time of a file, or of each file in a folder of pictures: what changes when they do."""
+    files = sorted(entry.path for entry in os.scandir(path)) if os.path.isdir(path) else [path]
+    return [(os.path.basename(file), (status := os.stat(file)).st_size, status.st_mtime_ns) for file in files]
 
 
 def as_clips(batch: dict, autoencoder: VideoAutoencoder | None, device: torch.device) -> Tensor:

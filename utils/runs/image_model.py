@@ -8,7 +8,7 @@ from utils.cli import UserError, printable
 
 UNET_FILES = "config.json and diffusion_pytorch_model.safetensors, or a pipeline's unet/ with them"
 STEM = "diffusion_pytorch_model"
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "AnimateDiffPipeline")
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
@@ -30,9 +30,25 @@ def adopted(args: argparse.Namespace) -> argparse.Namespace:
     whole.scheduler_config, whole.patch_size, whole.conv_type = config, 1, "factorised"
     levels = len(json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))["block_out_channels"])
     whole.channel_mult = [1.0] * levels  # how often sides are halved
-    if whole.loss_weighting == "snr_plus_one":  # grows without bound where the noise is predicted
+    predicted = (read_scheduler(config) or {}).get("prediction_type", "epsilon")
+    if predicted == "epsilon" and whole.loss_weighting == "snr_plus_one":  # the default grows without bound there
         whole.loss_weighting = "min_snr"
     return whole
+
+
+def read_scheduler(path: Path | None) -> dict | None:
+    """What a scheduler_config.json says. Raises UserError if it is none, or not of a diffusion in discrete time."""
+    if path is None:
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict) or "num_train_timesteps" not in config:
+            raise ValueError("it has no num_train_timesteps")
+        if "beta_start" not in config and config.get("trained_betas") is None:
+            raise ValueError(f"{config.get('_class_name', 'it')} has no betas")
+    except (OSError, ValueError) as error:
+        raise UserError(f"--scheduler_config: {path} is no scheduler_config.json of diffusers ({error})") from None
+    return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
 def find_image_model(name: str) -> Path:

@@ -4,7 +4,6 @@ torch and what is built on it are imported inside the functions, because scripts
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from utils.arguments.data import buckets_of, frame_shape, size_multiple
@@ -32,7 +31,8 @@ def make_text_encoder(args: argparse.Namespace, captions: list[str], tokenizer: 
 
 def make_autoencoder(args: argparse.Namespace, state: dict):
     """(the autoencoder of --vae, where it lies), and from `state` of a run that is resumed the statistics of its
-    latents; (None, None) for pixels. With a cache its weights are read only when they are needed."""
+    latents; (None, None) for pixels. With a cache its weights are read only when they are needed. Raises UserError if
+    the run began with another one."""
     import torch
 
     from utils.runs.autoencoder import autoencoder_without_weights, find_vae, load_autoencoder
@@ -40,6 +40,8 @@ def make_autoencoder(args: argparse.Namespace, state: dict):
     if args.vae == "none":
         return None, None
     source = find_vae(args.vae, args.vae_revision)
+    if state.setdefault("vae_sha256", source.digest) != source.digest:
+        raise UserError(f"--vae: {args.vae} is another autoencoder than this run began with; give that one")
     cached = args.latent_cache is not None
     autoencoder = autoencoder_without_weights(source) if cached else load_autoencoder(args.vae, args.vae_revision)
     if "latents_mean" in state:
@@ -148,41 +150,37 @@ def make_unet(args: argparse.Namespace, cross_attention_dim: int, channels: int 
 
 
 def make_diffusion(args: argparse.Namespace, unet):
-    """The diffusion that the flags describe, around the U-Net."""
+    """The diffusion that the flags describe, around the U-Net. Raises UserError for a --scheduler_config that it cannot
+    follow, or whose prediction does not go with --loss_weighting."""
     from models.diffusion import TextToVideoDiffusion
+    from utils.runs.image_model import read_scheduler
 
-    return TextToVideoDiffusion(
-        unet,
-        args.num_timesteps,
-        args.prediction_type,
-        args.loss_weighting,
-        args.snr_gamma,
-        args.noise_shift,
-        args.zero_terminal_snr,
-        args.text_dropout,
-        args.timestep_sampling,
-        args.logit_std,
-        args.noise_schedule,
-        args.beta_start,
-        args.beta_end,
-        read_scheduler(args.scheduler_config),
-        latents=args.vae != "none",
-    )
-
-
-def read_scheduler(path: Path | None) -> dict | None:
-    """What a scheduler_config.json says. Raises UserError if it is none, or not of a diffusion in discrete time."""
-    if path is None:
-        return None
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(config, dict) or "num_train_timesteps" not in config:
-            raise ValueError("it has no num_train_timesteps")
-        if "beta_start" not in config and config.get("trained_betas") is None:
-            raise ValueError(f"{config.get('_class_name', 'it')} has no betas")
-    except (OSError, ValueError) as error:
-        raise UserError(f"--scheduler_config: {path} is no scheduler_config.json of diffusers ({error})") from None
-    return {name: value for name, value in config.items() if not name.startswith("_")}
+        diffusion = TextToVideoDiffusion(
+            unet,
+            args.num_timesteps,
+            args.prediction_type,
+            args.loss_weighting,
+            args.snr_gamma,
+            args.noise_shift,
+            args.zero_terminal_snr,
+            args.text_dropout,
+            args.timestep_sampling,
+            args.logit_std,
+            args.noise_schedule,
+            args.beta_start,
+            args.beta_end,
+            read_scheduler(args.scheduler_config),
+            latents=args.vae != "none",
+        )
+    except (ValueError, NotImplementedError) as error:
+        raise UserError(f"--scheduler_config: {args.scheduler_config} cannot be followed ({error})") from None
+    if diffusion.prediction_type == "epsilon" and args.loss_weighting == "snr_plus_one":
+        raise UserError(
+            f"--loss_weighting snr_plus_one: grows without bound for epsilon, which {args.scheduler_config} asks for; "
+            "give --loss_weighting none or min_snr"
+        )
+    return diffusion
 
 
 def as_bools(levels: list[int] | None) -> tuple[bool, ...] | None:
