@@ -103,7 +103,7 @@ def main(args: argparse.Namespace) -> None:
 
     from models.patch_autoencoder import PatchAutoencoder
     from models.reconstruction import AutoencoderTraining, PatchDiscriminator, random_crop
-    from utils.runs.autoencoder import save_vae
+    from utils.pretrained.autoencoder import save_vae
     from utils.runs.model_file import cpu_tensors
     from utils.training.optimizers import make_optimizer
     from utils.training.order import seed_step
@@ -207,7 +207,7 @@ def load_perceptual(folder: str | None):
     if folder is None:
         return None
     from models.reconstruction import PerceptualDistance
-    from utils.runs.hub import load_backbone
+    from utils.pretrained.hub import load_backbone
 
     return PerceptualDistance(load_backbone(folder, "--perceptual"))
 

@@ -23,7 +23,7 @@ from utils.arguments.training import (
 )
 from utils.cli import Parser, UserError, integer, utf8_text
 from utils.cli import run as run_script
-from utils.runs.image_model import adopted
+from utils.pretrained.image_model import adopted
 from utils.runs.new_model import (
     latent_samples,
     load_initial_weights,
@@ -97,7 +97,7 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
 def main(args: argparse.Namespace) -> None:
     from models.diffusion import CaptionedDiffusion
     from utils.latents.latent_clips import as_clips
-    from utils.runs.autoencoder import pack_autoencoder
+    from utils.pretrained.autoencoder import pack_autoencoder
     from utils.runs.model_file import cpu_tensors
     from utils.training.optimizers import make_optimizer
     from utils.training.order import seed_step

@@ -17,7 +17,7 @@ from utils.cli import UserError
 from utils.decoding.probe import probe_video
 from utils.demo_data.demo_dataset import write_demo_dataset
 from utils.logs.metrics import read_metrics
-from utils.runs.autoencoder import load_autoencoder, save_vae
+from utils.pretrained.autoencoder import load_autoencoder, save_vae
 from utils.runs.checkpoint import load_checkpoint
 
 NETWORK = ("--model_channels", "32", "--encoder_layers", "1", "--decoder_layers", "1", "--patch_size", "8")

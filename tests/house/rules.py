@@ -16,6 +16,7 @@ LAYERS = (
     ("utils.video",),
     ("utils.data", "utils.demo_data"),
     ("utils.frame_folders", "utils.latents"),
+    ("utils.pretrained",),
     ("utils.runs",),
     ("utils.logs", "utils.svd"),
     ("utils.training",),

@@ -21,8 +21,8 @@ from models.diffusion import CaptionedDiffusion
 from tests.text2video.running import generate, losses, train
 from tests.tiny_models import TINY_SD_UNET, tiny_stable_diffusion
 from utils.cli import UserError
-from utils.runs.autoencoder import unpack_autoencoder
-from utils.runs.image_model import adopted
+from utils.pretrained.autoencoder import unpack_autoencoder
+from utils.pretrained.image_model import adopted
 from utils.runs.model_file import load_model, unpack_model
 from utils.runs.new_model import make_autoencoder, make_diffusion, make_text_encoder, make_unet
 

@@ -21,7 +21,7 @@ from utils.demo_data.demo_dataset import write_demo_dataset
 from utils.latents import cache as cache_module
 from utils.latents.cache import LatentCache, ShardWriter
 from utils.latents.latent_clips import LatentClips, as_clips
-from utils.runs.autoencoder import find_vae, load_autoencoder
+from utils.pretrained.autoencoder import find_vae, load_autoencoder
 from utils.runs.checkpoint import load_checkpoint
 from video_dataset import TextVideoDataset
 

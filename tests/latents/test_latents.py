@@ -8,14 +8,14 @@ import pytest
 import torch
 
 import evaluate_text2video
-import utils.runs.autoencoder as autoencoder_module
+import utils.pretrained.autoencoder as autoencoder_module
 from models.autoencoder import VideoAutoencoder
 from tests.text2video.running import generate, losses, train
 from tests.tiny_autoencoders import TINY_AUTOENCODERS, tiny_autoencoder
 from utils.cli import UserError
 from utils.decoding.probe import probe_video
 from utils.logs.metrics import read_metrics
-from utils.runs.autoencoder import load_autoencoder, unpack_autoencoder
+from utils.pretrained.autoencoder import load_autoencoder, unpack_autoencoder
 from utils.runs.checkpoint import load_checkpoint
 from utils.runs.model_file import load_model, unpack_model
 

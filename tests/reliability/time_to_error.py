@@ -26,8 +26,8 @@ from PIL import Image
 
 from tests.faults.place import TRAIN, TRAIN_SVD, Ended, Place, Shared
 from utils.cli import printable
+from utils.pretrained.hub import PROBE_SECONDS
 from utils.runs.checkpoint import list_checkpoints
-from utils.runs.hub import PROBE_SECONDS
 
 LIMIT, WANDB_LIMIT = 10, 15  # s
 IMPORTS = "from diffusers import UNet2DConditionModel; from diffusers.training_utils import EMAModel; import accelerate"

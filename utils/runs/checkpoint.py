@@ -10,7 +10,6 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from utils.cli import UserError, out_of_memory, printable
 from utils.files import explain_full_disk, free_space, partial_path, size, sync_to_disk
 from utils.runs.run_folder import CHECKPOINT_NAME, first_process, list_checkpoints, lock_run
+from utils.tensors import require_numbers, tensor_bytes
 
 MANIFEST, CHECKPOINT_FORMAT = "manifest.json", 1
 
@@ -255,13 +255,6 @@ def restore_training_state(resumed: Resumed, optimizer, schedule, ema, scaler) -
         ema.load_state_dict({**resumed.state["ema"], "shadow_params": shadow})
 
 
-def tensor_bytes(tensors: object) -> int:
-    """The size of a tensor, or of all tensors in nested mappings; other values count nothing."""
-    if isinstance(tensors, Mapping):
-        return sum(map(tensor_bytes, tensors.values()))
-    return tensors.nbytes if isinstance(tensors, torch.Tensor) else 0
-
-
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor that FSDP has spread over processes, in one piece (all of them have to ask); others as they are."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -273,13 +266,6 @@ def spread(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     if isinstance(parameter, DTensor):
         return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
     return tensor
-
-
-def require_numbers(tensors: Mapping[str, torch.Tensor]) -> None:
-    """Raises ValueError that names the first tensor that holds a NaN or an infinity."""
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor.sum(dtype=torch.float32)):
-            raise ValueError(f"{name} holds values that are not numbers")
 
 
 def sha256(path: Path) -> str:

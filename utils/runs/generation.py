@@ -38,7 +38,7 @@ class Generator:
 
         from models.diffusion import CaptionedDiffusion
         from utils.hardware import choose_precision
-        from utils.runs.autoencoder import unpack_autoencoder
+        from utils.pretrained.autoencoder import unpack_autoencoder
         from utils.runs.checkpoint import sha256
         from utils.runs.model_file import load_model, unpack_model
 

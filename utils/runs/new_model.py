@@ -16,7 +16,7 @@ def make_text_encoder(args: argparse.Namespace, captions: list[str], tokenizer: 
     tokenizer: the stored tokenizer of a run that is resumed, as JSON text.
     """
     from models.text_encoder import BUILTIN, builtin_text_encoder, load_tokenizer, train_tokenizer
-    from utils.runs.hub import load_text_encoder
+    from utils.pretrained.hub import load_text_encoder
     from utils.runs.model_file import load_model, unpack_model
 
     if args.text_encoder != BUILTIN:
@@ -35,7 +35,7 @@ def make_autoencoder(args: argparse.Namespace, state: dict):
     the run began with another one."""
     import torch
 
-    from utils.runs.autoencoder import autoencoder_without_weights, find_vae, load_autoencoder
+    from utils.pretrained.autoencoder import autoencoder_without_weights, find_vae, load_autoencoder
 
     if args.vae == "none":
         return None, None
@@ -118,7 +118,7 @@ def make_unet(args: argparse.Namespace, cross_attention_dim: int, channels: int 
     """The U-Net that the flags describe, with random weights or inflated from an image model, for clips of so many
     channels."""
     from models.unet3d import UNet3D
-    from utils.runs.image_model import inflate_image_model
+    from utils.pretrained.image_model import inflate_image_model
 
     video_settings = {
         "conv_type": args.conv_type,
@@ -153,7 +153,7 @@ def make_diffusion(args: argparse.Namespace, unet):
     """The diffusion that the flags describe, around the U-Net. Raises UserError for a --scheduler_config that it cannot
     follow, or whose prediction does not go with --loss_weighting."""
     from models.diffusion import TextToVideoDiffusion
-    from utils.runs.image_model import read_scheduler
+    from utils.pretrained.image_model import read_scheduler
 
     try:
         diffusion = TextToVideoDiffusion(

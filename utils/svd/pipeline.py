@@ -10,9 +10,9 @@ from safetensors import SafetensorError, safe_open
 
 from utils.cli import UserError, out_of_memory, printable
 from utils.files import explain_full_disk, partial_path
-from utils.runs.checkpoint import require_numbers, tensor_bytes
-from utils.runs.hub import missing_weights, resolve_model, weights_variant
+from utils.pretrained.hub import missing_weights, resolve_model, weights_variant
 from utils.svd.single_file import SINGLE_FILES, find_single_file, read_single_file
+from utils.tensors import require_numbers, tensor_bytes
 
 DEFAULT_MODEL = "stabilityai/stable-video-diffusion-img2vid-xt"
 PARTS = ("unet", "vae", "image_encoder", "scheduler", "feature_extractor")

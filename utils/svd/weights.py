@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from utils.cli import UserError, printable
 from utils.files import explain_full_disk, whole_file, write_text
-from utils.runs.checkpoint import require_numbers, sha256, tensor_bytes
+from utils.runs.checkpoint import sha256
+from utils.tensors import require_numbers, tensor_bytes
 
 TRAINED, TRAINED_INFO = "trained.safetensors", "trained.json"
 ADAPTERS, ADAPTERS_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # as peft names them

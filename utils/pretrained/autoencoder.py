@@ -12,8 +12,8 @@ import torch
 from models.autoencoder import VideoAutoencoder, class_of
 from utils.cli import UserError, out_of_memory, printable
 from utils.files import explain_full_disk, partial_path
-from utils.runs.checkpoint import require_numbers, tensor_bytes
-from utils.runs.hub import missing_weights, resolve_model, weights_variant
+from utils.pretrained.hub import missing_weights, resolve_model, weights_variant
+from utils.tensors import require_numbers, tensor_bytes
 
 STEM = "diffusion_pytorch_model"
 FILES = f"config.json and {STEM}.safetensors of an autoencoder of diffusers, or a pipeline's vae/ with them"

@@ -53,7 +53,7 @@ def read_scheduler(path: Path | None) -> dict | None:
 
 def find_image_model(name: str) -> Path:
     """The folder of a pipeline or of a U-Net, downloaded if need be. Raises UserError if it is neither."""
-    from utils.runs.hub import missing_weights, resolve_model
+    from utils.pretrained.hub import missing_weights, resolve_model
 
     def missing(folder: Path) -> list[str]:
         if not (folder / "model_index.json").is_file():
@@ -86,8 +86,8 @@ def inflate_image_model(name: str, cross_attention_dim: int, **video_settings):
     from diffusers import UNet2DConditionModel
 
     from models.unet3d import UNet3D
-    from utils.runs.checkpoint import require_numbers
-    from utils.runs.hub import weights_variant
+    from utils.pretrained.hub import weights_variant
+    from utils.tensors import require_numbers
 
     folder = unet_folder(find_image_model(name))
     try:

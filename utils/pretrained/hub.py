@@ -169,7 +169,7 @@ def load_text_encoder(name: str, revision: str | None = None, max_length: int | 
     from transformers.utils import logging
 
     from models.text_encoder import TextEncoder
-    from utils.runs.checkpoint import require_numbers
+    from utils.tensors import require_numbers
 
     try:
         # Said, not left to the default: that asks at the terminal, and whoever types y runs the folder's code.
@@ -199,7 +199,7 @@ def load_backbone(name: str, flag: str):
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
 
-    from utils.runs.checkpoint import require_numbers
+    from utils.tensors import require_numbers
 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
