@@ -103,8 +103,9 @@ def main(args: argparse.Namespace) -> None:
 
     from models.patch_autoencoder import PatchAutoencoder
     from models.reconstruction import AutoencoderTraining, PatchDiscriminator, random_crop
-    from utils.pretrained.autoencoder import save_vae
+    from utils.files import whole_files
     from utils.runs.model_file import cpu_tensors
+    from utils.tensors import tensor_bytes
     from utils.training.optimizers import make_optimizer
     from utils.training.order import seed_step
     from utils.training.training_run import TrainingRun
@@ -179,7 +180,8 @@ def main(args: argparse.Namespace) -> None:
             if run.state["best_psnr"] is None or numbers["psnr"] > run.state["best_psnr"]:
                 run.state["best_psnr"] = numbers["psnr"]
                 if run.main_process:
-                    save_vae(autoencoder, run.run_dir / "vae")
+                    with whole_files(run.run_dir / "vae", tensor_bytes(autoencoder.state_dict())) as folder:
+                        autoencoder.save_pretrained(folder)
 
     with run:
         if run.step and run.missed("validate", "val/psnr"):

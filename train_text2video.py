@@ -244,7 +244,7 @@ def validation_loss(model, val_set, batch_size: int, seed: int, max_clips: int =
             noise = torch.randn(videos.shape, generator=torch.Generator().manual_seed(seed + done)).to(device)
             where = slice(done, done + len(batch))
             embeddings, mask = model.text_encoder.encode([sample["text"] for sample in samples])
-            loss = diffusion(videos, embeddings, mask, noise=noise, timesteps=timesteps[where].to(device))
+            loss = diffusion(videos, embeddings, model.needed(mask), noise=noise, timesteps=timesteps[where].to(device))
             total += loss.item() * len(batch)
             done += len(batch)
     return total / (rounds * count)
@@ -252,7 +252,9 @@ def validation_loss(model, val_set, batch_size: int, seed: int, max_clips: int =
 
 def save_best(run, args: argparse.Namespace, model, autoencoder: dict | None, val_loss: float) -> None:
     """best_model.pth. All processes gather the weights, the main process writes them."""
-    from utils.runs.model_file import pack_model, save_model
+    from models.adapters.low_rank import low_rank_of
+    from utils.runs.adapters import save_adapters
+    from utils.runs.model_file import cpu_tensors, pack_model, save_model
 
     height, width = frame_shape(args)
     about = {
@@ -265,8 +267,10 @@ def save_best(run, args: argparse.Namespace, model, autoencoder: dict | None, va
         "data": seen_as(args),
     }
     packed = pack_model(model.diffusion, model.text_encoder, autoencoder, **about)
+    low_rank = low_rank_of(cpu_tensors(model.diffusion.unet)) if args.trainable == "lora" else {}
     if run.main_process:
         save_model(run.run_dir / "best_model.pth", packed)
+        save_adapters(run.run_dir, packed, low_rank)
 
 
 def benchmark_accuracy(args: argparse.Namespace, model) -> dict[str, float]:

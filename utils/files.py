@@ -44,6 +44,24 @@ def whole_file(path: str | Path, sync: bool = False) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def whole_files(folder: Path, needed: int) -> Iterator[Path]:
+    """A temporary folder beside `folder`, whose files replace the older ones there when all are written.
+
+    needed: bytes that they will take. Raises UserError if the disk is full.
+    """
+    partial = partial_path(folder)
+    try:
+        with explain_full_disk(folder, needed):
+            partial.mkdir(parents=True)
+            yield partial
+            folder.mkdir(exist_ok=True)
+            for path in sorted(partial.iterdir()):
+                os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def write_text(path: Path, text: str, sync: bool = False) -> None:
     """Write a whole file or nothing."""
     with whole_file(path, sync) as temporary:

@@ -16,8 +16,9 @@ from tests.text2video.running import train as train_text2video
 from utils.cli import UserError
 from utils.decoding.probe import probe_video
 from utils.demo_data.demo_dataset import write_demo_dataset
+from utils.files import whole_files
 from utils.logs.metrics import read_metrics
-from utils.pretrained.autoencoder import load_autoencoder, save_vae
+from utils.pretrained.autoencoder import load_autoencoder
 from utils.runs.checkpoint import load_checkpoint
 
 NETWORK = ("--model_channels", "32", "--encoder_layers", "1", "--decoder_layers", "1", "--patch_size", "8")
@@ -109,12 +110,13 @@ def test_a_write_that_fails_leaves_the_autoencoder_of_before(run_dir, tmp_path, 
 
     with monkeypatch.context() as patched:
         patched.setattr(PatchAutoencoder, "save_pretrained", full)
-        with pytest.raises(UserError, match="disk full writing .*vae"):
-            save_vae(model, folder)
+        with pytest.raises(UserError, match="disk full writing .*vae"), whole_files(folder, 0) as partial:
+            model.save_pretrained(partial)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["vae"]
     torch.nn.init.zeros_(model.patch_out.weight)
-    save_vae(model, folder)
+    with whole_files(folder, 0) as partial:
+        model.save_pretrained(partial)
     assert not PatchAutoencoder.from_pretrained(folder).patch_out.weight.any()
 
 

@@ -112,11 +112,22 @@ def add_model_args(parser: argparse.ArgumentParser) -> None:
         "encoder, schedule), or of a UNet2DConditionModel alone, to learn in pixels from",
     )
     group.add_argument(
-        "--trainable",
-        type=choice("all", "temporal"),
-        default="all",
-        help="temporal: with --init_from_2d, all weights of the image model stay as they are",
+        "--network",
+        type=choice("unet3d", "motion"),
+        default="unet3d",
+        help="motion: AnimateDiff's, around the image model of --init_from_2d; leaves a motion adapter",
     )
+    group.add_argument(
+        "--motion_adapter", default=None, help="with --network motion: folder or hub name of an adapter to start from"
+    )
+    group.add_argument(
+        "--trainable",
+        type=choice("all", "temporal", "lora"),
+        default="all",
+        help="with --init_from_2d; temporal: all weights of the image model stay as they are; lora: and its attention "
+        "gets low-rank adapters",
+    )
+    group.add_argument("--lora_rank", type=integer(1, 1024), default=16, help="width of these adapters")
 
     group = parser.add_argument_group("diffusion")
     group.add_argument("--num_timesteps", type=integer(2, 100_000), default=1000, help="diffusion steps in training")
@@ -208,11 +219,18 @@ def check_model_args(args: argparse.Namespace) -> Iterator[str]:
         yield "--zero_terminal_snr: needs --prediction_type v_prediction or sample"
     if args.loss_weighting == "snr_plus_one" and args.prediction_type == "epsilon":
         yield "--loss_weighting snr_plus_one: grows without bound for epsilon; give --loss_weighting none or min_snr"
-    if args.trainable == "temporal" and not args.init_from_2d:
-        yield "--trainable temporal: freezes an image model; name it with --init_from_2d"
-    if args.trainable == "temporal" and args.conv_type == "full" and _is_unet_alone(args.init_from_2d):
-        yield "--trainable temporal: needs --conv_type factorised, for 3x3x3 kernels mix time with the image model"
+    if args.trainable != "all" and not args.init_from_2d:
+        yield f"--trainable {args.trainable}: freezes an image model; name it with --init_from_2d"
+    if args.trainable != "all" and args.conv_type == "full" and _is_unet_alone(args.init_from_2d):
+        yield (
+            f"--trainable {args.trainable}: needs --conv_type factorised, for 3x3x3 kernels mix time with the image "
+            "model"
+        )
     if args.trainable == "temporal" and args.image_share:
         yield "--image_share: pictures teach nothing while the image model is frozen; leave it out"
+    if args.network == "motion" and (not args.init_from_2d or _is_unet_alone(args.init_from_2d)):
+        yield "--network motion: is built around a Stable Diffusion pipeline; name it with --init_from_2d"
+    if args.motion_adapter is not None and args.network != "motion":
+        yield "--motion_adapter: is for --network motion"
     if args.init_from and args.init_from_2d:
         yield "--init_from: cannot be combined with --init_from_2d"

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +9,8 @@ import torch
 
 from models.autoencoder import VideoAutoencoder, class_of
 from utils.cli import UserError, out_of_memory, printable
-from utils.files import explain_full_disk, partial_path
 from utils.pretrained.hub import missing_weights, resolve_model, weights_variant
-from utils.tensors import require_numbers, tensor_bytes
+from utils.tensors import require_numbers
 
 STEM = "diffusion_pytorch_model"
 FILES = f"config.json and {STEM}.safetensors of an autoencoder of diffusers, or a pipeline's vae/ with them"
@@ -104,20 +101,6 @@ def autoencoder_without_weights(source: Source) -> VideoAutoencoder:
         return VideoAutoencoder(vae.to("meta"), load=source.load)
     except (ValueError, TypeError, AttributeError) as error:
         raise source.unusable(error) from None
-
-
-def save_vae(vae: torch.nn.Module, folder: Path) -> None:
-    """Write an autoencoder as `--vae` reads it; each file replaces an older one when it is whole. Raises UserError if
-    the disk is full."""
-    partial = partial_path(folder)
-    try:
-        with explain_full_disk(folder, tensor_bytes(vae.state_dict())):
-            vae.save_pretrained(partial)
-        folder.mkdir(exist_ok=True)
-        for path in sorted(partial.iterdir()):
-            os.replace(path, folder / path.name)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def frozen(autoencoder: VideoAutoencoder) -> VideoAutoencoder:

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from utils.cli import UserError, printable
@@ -81,16 +83,16 @@ def unet_folder(folder: Path) -> Path:
     return folder / "unet" if (folder / "unet").is_dir() else folder
 
 
-def inflate_image_model(name: str, cross_attention_dim: int, **video_settings):
-    """A UNet3D from an image model's folder (with or without its unet/ folder) or hub name."""
+def read_image_unet(name: str, cross_attention_dim: int):
+    """The U-Net of an image model, from its folder (with or without its unet/ folder) or hub name, in float32. Raises
+    UserError if it cannot be used, or reads text of another width."""
     from diffusers import UNet2DConditionModel
 
-    from models.unet3d import UNet3D
     from utils.pretrained.hub import weights_variant
     from utils.tensors import require_numbers
 
     folder = unet_folder(find_image_model(name))
-    try:
+    with usable(folder):
         variant = weights_variant(folder, STEM)
         variant = {"variant": variant} if variant else {}
         image_unet = UNet2DConditionModel.from_pretrained(folder, use_safetensors=True, **variant).float()
@@ -100,6 +102,49 @@ def inflate_image_model(name: str, cross_attention_dim: int, **video_settings):
             raise ValueError(
                 f"it reads text {width} wide, the text encoder gives {cross_attention_dim}; use its own encoder"
             )
+    return image_unet
+
+
+@contextmanager
+def usable(folder: Path, flag: str = "--init_from_2d") -> Iterator[None]:
+    """What goes wrong inside becomes one line that names the folder."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{flag}: {printable(folder)} cannot be used ({' '.join(str(error).split())[:300]})") from None
+
+
+def inflate_image_model(name: str, cross_attention_dim: int, **video_settings):
+    """A UNet3D that begins as an image model."""
+    from models.unet3d import UNet3D
+
+    image_unet = read_image_unet(name, cross_attention_dim)
+    with usable(unet_folder(find_image_model(name))):
         return UNet3D.from_unet2d(image_unet, **video_settings)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--init_from_2d: {folder} cannot be used ({' '.join(str(error).split())[:300]})") from None
+
+
+def motion_unet(name: str, cross_attention_dim: int, adapter: str | None, num_frames: int):
+    """A MotionUNet that begins as an image model, with the motion modules of a published adapter or with new ones.
+    Raises UserError for more frames than the adapter takes."""
+    from diffusers import MotionAdapter
+
+    from models.adapters.motion_unet import MotionUNet
+    from utils.pretrained.hub import missing_weights, resolve_model, weights_variant
+    from utils.tensors import require_numbers
+
+    image_unet, modules, folder, flag = read_image_unet(name, cross_attention_dim), None, Path(name), "--init_from_2d"
+    if adapter is not None:
+        flag = "--motion_adapter"
+        files = f"config.json and {STEM}.safetensors of a MotionAdapter"
+        patterns = ("config.json", f"{STEM}*.safetensors", f"{STEM}*.json")
+        folder = resolve_model(adapter, None, patterns, flag, files, lambda found: missing_weights(found, STEM))
+        with usable(folder, flag):
+            variant = weights_variant(folder, STEM)
+            variant = {"variant": variant} if variant else {}
+            modules = MotionAdapter.from_pretrained(folder, use_safetensors=True, **variant).float()
+            require_numbers(modules.state_dict())
+        if num_frames > modules.config.motion_max_seq_length:
+            most = modules.config.motion_max_seq_length
+            raise UserError(f"--num_frames: got {num_frames}, the motion adapter takes at most {most}")
+    with usable(folder, flag):
+        return MotionUNet.from_image_model(image_unet, modules, num_frames)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from models.adapters.low_rank import merged
+from models.adapters.motion_unet import MotionUNet
 from models.diffusion import TextToVideoDiffusion
 from models.text_encoder import BUILTIN, TextEncoder, builtin_text_encoder, load_tokenizer
 from models.unet3d import UNet3D
@@ -20,8 +22,8 @@ from utils.pretrained.hub import load_text_encoder
 from utils.runs.checkpoint import whole
 from utils.tensors import require_numbers, tensor_bytes
 
-MODEL_FORMAT = 2
-OF_PIXELS = 1  # the format of models without an autoencoder, which older programs read
+MODEL_FORMAT = 3
+OF_PIXELS, OF_LATENTS = 1, 2  # formats of what older programs read too: UNet3D without and with an autoencoder
 
 
 def pack_model(
@@ -35,10 +37,12 @@ def pack_model(
         encoder["tokenizer"] = text_encoder.tokenizer.backend_tokenizer.to_str()
         encoder["settings"] = builtin_settings(text_encoder)
         encoder["weights"] = cpu_tensors(text_encoder)
+    motion = isinstance(diffusion.unet, MotionUNet)
     return {
-        "format": OF_PIXELS if autoencoder is None else MODEL_FORMAT,
+        "format": MODEL_FORMAT if motion else OF_PIXELS if autoencoder is None else OF_LATENTS,
+        **({"network": "motion"} if motion else {}),
         "unet_config": config,
-        "unet": cpu_tensors(diffusion.unet),
+        "unet": merged(cpu_tensors(diffusion.unet)),
         "diffusion": diffusion.settings,
         "text_encoder": encoder,
         **({} if autoencoder is None else {"autoencoder": autoencoder}),
@@ -56,7 +60,7 @@ def unpack_model(
     not fit the network.
     """
     try:
-        unet = unet_class.from_config(model["unet_config"])
+        unet = (MotionUNet if model.get("network") == "motion" else unet_class).from_config(model["unet_config"])
         unet.load_state_dict(checked_weights(model["unet"]))
         diffusion = TextToVideoDiffusion(unet, **model["diffusion"])
         stored = model["text_encoder"]

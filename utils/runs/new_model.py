@@ -6,6 +6,7 @@ torch and what is built on it are imported inside the functions, because scripts
 import argparse
 from pathlib import Path
 
+from utils.arguments.buckets import as_bucket
 from utils.arguments.data import buckets_of, frame_shape, size_multiple
 from utils.cli import UserError
 
@@ -118,7 +119,7 @@ def make_unet(args: argparse.Namespace, cross_attention_dim: int, channels: int 
     """The U-Net that the flags describe, with random weights or inflated from an image model, for clips of so many
     channels."""
     from models.unet3d import UNet3D
-    from utils.pretrained.image_model import inflate_image_model
+    from utils.pretrained.image_model import inflate_image_model, motion_unet
 
     video_settings = {
         "conv_type": args.conv_type,
@@ -126,13 +127,14 @@ def make_unet(args: argparse.Namespace, cross_attention_dim: int, channels: int 
         "position_features": args.position_features,
     }
     if args.init_from_2d is not None:
+        if args.network == "motion":
+            most = max((bucket.frames for bucket in map(as_bucket, args.buckets or ())), default=args.num_frames)
+            unet = motion_unet(args.init_from_2d, cross_attention_dim, args.motion_adapter, most)
+            return with_trainable(unet, args)
         sizes = {"patch_size": args.patch_size, "in_channels": channels, "out_channels": channels}
         whole = {"image_path": args.vae == args.init_from_2d}
         unet = inflate_image_model(args.init_from_2d, cross_attention_dim, **sizes, **whole, **video_settings)
-        if args.trainable == "temporal":
-            for name, parameter in unet.named_parameters():
-                parameter.requires_grad_(name not in unet.taken)
-        return unet
+        return with_trainable(unet, args)
     return UNet3D(
         in_channels=channels,
         out_channels=channels,
@@ -147,6 +149,18 @@ def make_unet(args: argparse.Namespace, cross_attention_dim: int, channels: int 
         norm_num_groups=args.norm_num_groups,
         **video_settings,
     )
+
+
+def with_trainable(unet, args: argparse.Namespace):
+    """The U-Net, of which --trainable says what learns; with `lora` it gets adapters."""
+    from models.adapters.low_rank import add_low_rank
+
+    if args.trainable != "all":
+        for name, parameter in unet.named_parameters():
+            parameter.requires_grad_(name not in unet.taken)
+    if args.trainable == "lora":
+        add_low_rank(unet, args.lora_rank)
+    return unet
 
 
 def make_diffusion(args: argparse.Namespace, unet):

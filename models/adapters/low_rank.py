@@ -1,0 +1,37 @@
+"""Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on the image layers of a video U-Net, by peft.
+
+The image model's own weights stay as they are; its attention inside frames and to the text learns beside them, so that
+it takes on the look of the clips, while the layers over time learn how things move.
+"""
+
+import re
+
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+
+# Attention of the image model, under diffusers' names; that over time is called temporal_attentions or motion_modules.
+TARGETS = r".*\.attentions\.\d+\.transformer_blocks\.\d+\.attn[12]\.to_(q|k|v|out\.0)"
+LAYER = re.compile(r"(.+)\.lora_A\.default\.weight")
+
+
+def add_low_rank(unet: nn.Module, rank: int) -> None:
+    """Adapters of this rank on the U-Net, which change nothing at the start; only they learn, and what already did."""
+    learning = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS), unet)
+    for parameter in learning:
+        parameter.requires_grad_(True)
+
+
+def low_rank_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The adapters among a U-Net's tensors, under the names that diffusers' save_lora_weights takes."""
+    return {name.replace(".default", ""): tensor for name, tensor in tensors.items() if ".lora_" in name}
+
+
+def merged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A U-Net's tensors with the adapters among them added to the weights, W + B A; others as they are."""
+    whole = {name.replace(".base_layer", ""): each for name, each in tensors.items() if ".lora_" not in name}
+    for name in filter(None, map(LAYER.fullmatch, tensors)):
+        layer = name[1]
+        up, down = (tensors[f"{layer}.lora_{side}.default.weight"] for side in "BA")
+        whole[f"{layer}.weight"] = whole[f"{layer}.weight"] + up @ down
+    return whole
