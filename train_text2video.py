@@ -134,8 +134,8 @@ def main(args: argparse.Namespace) -> None:
     for remark in text_encoder.remarks(train_set.captions()):
         say(f"warning: {remark}")
     unet = make_unet(args, text_encoder.dim, 3 if autoencoder is None else autoencoder.channels)
-    if args.init_from is not None:
-        load_initial_weights(args.init_from, unet, text_encoder)
+    if args.init_from is not None and not run.resumed:
+        say(load_initial_weights(args, unet, text_encoder, run.state.get("vae_sha256")))
     if args.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     if args.compile:

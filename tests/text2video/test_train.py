@@ -10,6 +10,7 @@ import train_text2video
 from models.diffusion import CaptionedDiffusion
 from models.text_encoder import BUILTIN
 from tests.text2video.running import generate, losses, train
+from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_models import tiny_image_model
 from utils.cli import UserError
 from utils.decoding.probe import probe_video
@@ -102,15 +103,36 @@ def test_a_frozen_encoder_read_once_trains_as_one_read_in_every_step(data, tmp_p
     assert once["val_loss"] == pytest.approx(always["val_loss"], rel=1e-5)
 
 
-def test_a_larger_resolution_starts_from_the_weights_of_a_smaller_one(run_dir, data, tmp_path):
+def test_a_larger_resolution_starts_from_the_weights_of_a_smaller_one(run_dir, data, tmp_path, capsys):
     flags = ["--init_from", str(run_dir), "--frame_size", "32", "--num_frames", "6", "--max_train_steps", "1"]
     train(data, tmp_path / "run", *flags, "--learning_rate", "1e-12")
+    assert "of the U-Net kept; frames 4 -> 6; size 16x16 -> 32x32\n" in capsys.readouterr().out
     before, after = load_model(run_dir), load_model(tmp_path / "run")
     assert after["height"] == 32 and after["text_encoder"]["tokenizer"] == before["text_encoder"]["tokenizer"]
     for name, tensor in before["unet"].items():
         torch.testing.assert_close(after["unet"][name], tensor, rtol=0, atol=1e-6)
     with pytest.raises(UserError, match="--init_from: .* has another network"):
         train(data, tmp_path / "other", *flags, "--model_channels", "32")
+
+
+def test_from_pixels_to_latents_the_first_and_the_last_layer_start_afresh(run_dir, data, tmp_path, capsys):
+    flags = ["--init_from", str(run_dir), "--frame_size", "32", "--max_train_steps", "1", "--learning_rate", "1e-12"]
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    for folder, kind in ((first, "AutoencoderTiny"), (second, "AutoencoderKL")):
+        tiny_autoencoder(kind).save_pretrained(folder)
+    train(data, tmp_path / "latent", *flags, "--vae", first, "--patch_size", "1")
+    assert "clips are latents, not pixels: the first and the last layer start afresh" in capsys.readouterr().out
+    before, after = load_model(run_dir)["unet"], load_model(tmp_path / "latent")["unet"]
+    assert before["conv_in.weight"].shape != after["conv_in.weight"].shape
+    for name in before.keys() - {f"conv_{end}.{kind}" for end in ("in", "out") for kind in ("weight", "bias")}:
+        torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-6)
+    flags[1] = str(tmp_path / "latent")
+    train(data, tmp_path / "other", *flags, "--vae", second, "--patch_size", "1")
+    assert "clips are latents of another autoencoder: the first" in capsys.readouterr().out
+    train(data, tmp_path / "same", *flags, "--vae", first, "--patch_size", "1")
+    assert "afresh" not in capsys.readouterr().out
+    train(data, tmp_path / "back", *flags, "--patch_size", "2")
+    assert "clips are pixels, not latents: the first" in capsys.readouterr().out
 
 
 def test_an_image_model_is_inflated(data, tmp_path):

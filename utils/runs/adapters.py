@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
 
 from models.adapters.motion_unet import motion_adapter
 from utils.files import whole_files
@@ -21,4 +21,4 @@ def save_adapters(run_dir: Path, model: dict, low_rank: dict[str, torch.Tensor])
             adapter.save_pretrained(folder)
     if low_rank:
         with whole_files(run_dir / LORA, tensor_bytes(low_rank)) as folder:
-            StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=low_rank)
+            StableDiffusionLoraLoaderMixin.save_lora_weights(folder, unet_lora_layers=low_rank)

@@ -4,7 +4,6 @@ torch and what is built on it are imported inside the functions, because scripts
 """
 
 import argparse
-from pathlib import Path
 
 from utils.arguments.buckets import as_bucket
 from utils.arguments.data import buckets_of, frame_shape, size_multiple
@@ -201,17 +200,43 @@ def as_bools(levels: list[int] | None) -> tuple[bool, ...] | None:
     return None if levels is None else tuple(map(bool, levels))
 
 
-def load_initial_weights(path: Path, unet, text_encoder) -> None:
-    """Start from another run's (EMA) weights: progressive training, say from 32 to 64 pixels, or from 8 to 16 frames.
+# The layers that speak the language of what a clip is made of: pixels, or the latents of one autoencoder.
+ENDS = ("conv_in.", "conv_out.")
 
-    Frames and sizes are no part of the weights; everything else of the network must be the same.
+
+def load_initial_weights(args: argparse.Namespace, unet, text_encoder, autoencoder_digest: str | None) -> str:
+    """Start from another run's (EMA) weights: progressive training, say from 32 to 64 pixels, from 8 to 16 frames, or
+    from pixels to latents. Returns what was kept, in a line.
+
+    Frames and sizes are no part of the weights. Where clips are of something else, pixels or the latents of another
+    autoencoder, or folded into patches of another size, the first and the last layer start afresh; everything else of
+    the network must be the same. autoencoder_digest: of this run's, None for pixels.
     """
     from utils.runs.model_file import checked_weights, load_model
 
+    path = args.init_from
     stored = load_model(path, "--init_from")
+    own, theirs = frame_shape(args), (stored["height"], stored["width"])
+    changes = []
+    for name, before, now in (
+        ("frames", stored["num_frames"], args.num_frames),
+        ("size", f"{theirs[1]}x{theirs[0]}", f"{own[1]}x{own[0]}"),
+    ):
+        if before != now:
+            changes.append(f"{name} {before} -> {now}")
     try:
-        unet.load_state_dict(checked_weights(stored["unet"]))
-    except (RuntimeError, ValueError) as error:
+        weights = checked_weights(stored["unet"])
+        digest = (stored.get("autoencoder") or {}).get("sha256")
+        folded = stored["unet_config"]["patch_size"] != args.patch_size
+        afresh = digest != autoencoder_digest or folded
+        if afresh:
+            kind = "latents of another autoencoder" if digest and autoencoder_digest else "latents, not pixels"
+            kind = "pixels, not latents" if autoencoder_digest is None else kind
+            why = f"clips are {kind}" if digest != autoencoder_digest else "another --patch_size"
+            changes.append(f"{why}: the first and the last layer start afresh")
+            weights |= {name: each for name, each in unet.state_dict().items() if name.startswith(ENDS)}
+        unet.load_state_dict(weights)
+    except (RuntimeError, ValueError, KeyError) as error:
         lines = [line.strip() for line in str(error).splitlines()]
         lines = lines[1:4] or lines
         raise UserError(
@@ -219,3 +244,6 @@ def load_initial_weights(path: Path, unet, text_encoder) -> None:
         ) from None
     if text_encoder.name != stored["text_encoder"]["name"]:
         raise UserError(f"--init_from: {path} was trained with --text_encoder {stored['text_encoder']['name']}")
+    count = sum(each.numel() for name, each in unet.state_dict().items() if not (afresh and name.startswith(ENDS)))
+    kept = f"{count / 1e6:.1f}M of {sum(each.numel() for each in unet.state_dict().values()) / 1e6:.1f}M numbers"
+    return f"starts from {path}: {kept} of the U-Net kept" + "".join(f"; {change}" for change in changes)
