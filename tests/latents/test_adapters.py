@@ -10,27 +10,25 @@ from diffusers import AnimateDiffPipeline, DDIMScheduler, MotionAdapter, StableD
 
 from models.adapters.low_rank import add_low_rank, merged
 from models.adapters.motion_unet import MotionUNet
-from models.diffusion import CaptionedDiffusion
-from tests.latents.test_image_model import FLAGS, NEGATIVE, PROMPT, V2, arguments, noise, pictures, trained, video
+from tests.latents.test_image_model import (
+    FLAGS,
+    NEGATIVE,
+    PROMPT,
+    arguments,
+    noise,
+    pictures,
+    trained,
+    untrained,
+    video,
+)
 from tests.text2video.running import losses, train
 from tests.tiny_models import TINY_SD_UNET, tiny_stable_diffusion
 from utils.cli import UserError
-from utils.pretrained.image_model import adopted
 from utils.runs.checkpoint import load_checkpoint
 from utils.runs.model_file import load_model
-from utils.runs.new_model import make_autoencoder, make_diffusion, make_text_encoder, make_unet
 from utils.runs.run_folder import list_checkpoints
 
 MOTION = ("--network", "motion", "--trainable", "temporal")
-
-
-@pytest.fixture(scope="module")
-def pipelines(tmp_path_factory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("sd")
-    return {
-        "v1": tiny_stable_diffusion(folder / "v1"),
-        "v2": tiny_stable_diffusion(folder / "v2", unet=V2, scheduler={"prediction_type": "v_prediction"}),
-    }
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +36,6 @@ def motion_run(pipelines, data, tmp_path_factory) -> Path:
     run_dir = tmp_path_factory.mktemp("motion") / "run"
     train(data, run_dir, "--init_from_2d", str(pipelines["v1"]), *MOTION, *FLAGS, preset="base")
     return run_dir
-
-
-def untrained(folder: Path, data: Path, *more: str):
-    args = adopted(arguments(folder, data, *more))
-    autoencoder, _ = make_autoencoder(args, {})
-    encoder = make_text_encoder(args, [])
-    unet = make_unet(args, encoder.dim, autoencoder.channels)
-    return CaptionedDiffusion(make_diffusion(args, unet), encoder, autoencoder).eval()
 
 
 def animatediff(folder: Path, adapter: Path, lora: Path | None = None, steps: int = 8) -> torch.Tensor:

@@ -28,25 +28,15 @@ from utils.runs.new_model import make_autoencoder, make_diffusion, make_text_enc
 
 SCHEDULERS = {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler, "dpmpp": DPMSolverMultistepScheduler}
 PROMPT, NEGATIVE = "a red circle moving right", "the green triangle"
-V2 = {"attention_head_dim": (2, 4), "use_linear_projection": True}  # of Stable Diffusion 2
-
-
-@pytest.fixture(scope="module")
-def pipelines(tmp_path_factory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("sd")
-    return {
-        "v1": tiny_stable_diffusion(folder / "v1"),
-        "v2": tiny_stable_diffusion(folder / "v2", unet=V2, scheduler={"prediction_type": "v_prediction"}),
-    }
 
 
 def arguments(folder: Path, data: Path, *more: str) -> argparse.Namespace:
     return train_text2video.parse_args(["--data_dir", str(data), "--init_from_2d", str(folder), "--no_wandb", *more])
 
 
-def untrained(folder: Path, data: Path) -> CaptionedDiffusion:
+def untrained(folder: Path, data: Path, *more: str) -> CaptionedDiffusion:
     """The model as training makes it, before its first step."""
-    args = adopted(arguments(folder, data))
+    args = adopted(arguments(folder, data, *more))
     autoencoder, _ = make_autoencoder(args, {})
     encoder = make_text_encoder(args, [])
     unet = make_unet(args, encoder.dim, autoencoder.channels)
