@@ -292,8 +292,9 @@ def statistics_of(vae: nn.Module) -> tuple[Tensor, Tensor]:
     """(mean, std), (C,) each, of an autoencoder's latents as its own configuration has them."""
     channels = layout_of(vae).channels
     mean, std = (getattr(vae.config, f"latents_{name}", None) for name in ("mean", "std"))
-    if isinstance(getattr(vae, "latents_mean", None), Tensor) and vae.latents_mean.device.type != "meta":
-        mean, std = vae.latents_mean, vae.latents_std
+    buffers = dict(vae.named_buffers(recurse=False))
+    if "latents_mean" in buffers and not buffers["latents_mean"].is_meta:
+        mean, std = buffers["latents_mean"], buffers["latents_std"]
     scale = getattr(vae.config, "scaling_factor", None) or 1.0
     if mean is not None and std is not None:
         return torch.as_tensor(mean).float().clone(), torch.as_tensor(std).float() / scale

@@ -59,6 +59,7 @@ class UNet3D(ModelMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = True
+    most_frames: int | None = None  # no limit
 
     @register_to_config
     def __init__(

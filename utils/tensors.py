@@ -13,7 +13,10 @@ def tensor_bytes(tensors: object) -> int:
 
 
 def require_numbers(tensors: Mapping[str, torch.Tensor]) -> None:
-    """Raises ValueError that names the first tensor that holds a NaN or an infinity."""
+    """Raises ValueError that names the first tensor that holds a NaN or an infinity, or no numbers at all: what the
+    files of a model do not hold stays on the meta device."""
     for name, tensor in tensors.items():
+        if tensor.is_meta:
+            raise ValueError(f"it lacks {name}")
         if tensor.is_floating_point() and not torch.isfinite(tensor.sum(dtype=torch.float32)):
             raise ValueError(f"{name} holds values that are not numbers")

@@ -30,8 +30,7 @@ class MotionUNet(UNetMotionModel):
         num_frames: of the clips that new ones have to take, 32 at least. Raises ValueError if adapter and image model
         do not fit, or if the image model has parts that the network has not.
         """
-        new = adapter is None
-        if new:
+        if adapter is None:
             config = unet.config
             adapter = MotionAdapter(
                 block_out_channels=config.block_out_channels,
@@ -40,8 +39,10 @@ class MotionUNet(UNetMotionModel):
                 motion_max_seq_length=max(32, num_frames),
             )
             for name, module in adapter.named_modules():
-                if name.endswith(f"{OWN}.0") or name.split(".")[-2:-1] == [OWN]:
+                if name.split(".")[-2:-1] == [OWN]:
                     zero_init(module.proj_out)
+        if adapter.config.conv_in_channels:
+            raise ValueError("it brings a first layer of its own, for pictures beside the noise (PIA's)")
         try:
             model = cls.from_unet2d(unet, adapter)
         except (RuntimeError, IndexError, KeyError) as error:
@@ -50,6 +51,10 @@ class MotionUNet(UNetMotionModel):
             raise ValueError(f"MotionUNet has no place for the image model's parameter {min(extra)}")
         model.taken = frozenset(unet.state_dict())
         return model
+
+    @property
+    def most_frames(self) -> int:
+        return self.config.motion_max_seq_length
 
     @property
     def size_multiple(self) -> int:
@@ -62,9 +67,9 @@ class MotionUNet(UNetMotionModel):
         encoder_hidden_states: Tensor,
         encoder_attention_mask: Tensor | None = None,
     ) -> Tensor:
-        num_frames, most = sample.shape[2], self.config.motion_max_seq_length
-        if num_frames > most:
-            raise ValueError(f"{num_frames} frames: the motion modules take at most {most}")
+        num_frames = sample.shape[2]
+        if num_frames > self.most_frames:
+            raise ValueError(f"{num_frames} frames: the motion modules take at most {self.most_frames}")
         if encoder_attention_mask is not None:
             raise ValueError("the motion network has no place for an attention mask of the text")
         context = encoder_hidden_states.to(sample.dtype).repeat_interleave(num_frames, dim=0)

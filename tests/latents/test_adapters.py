@@ -1,12 +1,14 @@
 """Adapters around an image model: the motion network and its MotionAdapter, low-rank adapters; both leave for plain
 diffusers."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AnimateDiffPipeline, DDIMScheduler, MotionAdapter, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 
 from models.adapters.low_rank import add_low_rank, merged
 from models.adapters.motion_unet import MotionUNet
@@ -21,7 +23,7 @@ from tests.latents.test_image_model import (
     untrained,
     video,
 )
-from tests.text2video.running import losses, train
+from tests.text2video.running import generate, losses, train
 from tests.tiny_models import TINY_SD_UNET, tiny_stable_diffusion
 from utils.cli import UserError
 from utils.runs.checkpoint import load_checkpoint
@@ -121,6 +123,29 @@ def test_a_resumed_lora_ends_as_one_that_was_not_stopped(pipelines, data, tmp_pa
         assert torch.equal(parts["unet"][name], value), name
 
 
+@pytest.mark.parametrize("part", ["motion_adapter", "unet", "vae", "text_encoder"])
+def test_files_that_lack_a_weight_are_refused(part, motion_run, pipelines, data, tmp_path):
+    folder = shutil.copytree(pipelines["v1"], tmp_path / "sd")
+    shutil.copytree(motion_run / "motion_adapter", folder / "motion_adapter")
+    (file,) = (folder / part).glob("*.safetensors")
+    weights = load_file(file)
+    left_out = max(name for name in weights if name.endswith(".weight"))
+    save_file({name: each for name, each in weights.items() if name != left_out}, file, {"format": "pt"})
+    with pytest.raises(UserError, match=f"{left_out}"):
+        untrained(folder, data, *MOTION, "--motion_adapter", str(folder / "motion_adapter"))
+
+
+def test_an_adapter_without_a_middle_goes_on_without_one(pipelines, data, tmp_path):
+    config = {"block_out_channels": (16, 32), "motion_layers_per_block": 1, "motion_norm_num_groups": 8}
+    first = {"use_motion_mid_block": False, "motion_max_seq_length": 24}  # as AnimateDiff's first have it
+    MotionAdapter(**config, **first).save_pretrained(tmp_path / "first")
+    run = ("--init_from_2d", str(pipelines["v1"]), *MOTION, "--motion_adapter", str(tmp_path / "first"))
+    train(data, tmp_path / "run", *run, *FLAGS, preset="base")
+    found = video(trained(tmp_path / "run"), "ddim", 3, 6.0)
+    expected = animatediff(pipelines["v1"], tmp_path / "run/motion_adapter").clamp(-1, 1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
 def test_merging_adds_what_the_adapters_do():
     torch.manual_seed(0)
     model = MotionUNet.from_image_model(UNet2DConditionModel(**TINY_SD_UNET))
@@ -142,6 +167,15 @@ def test_what_does_not_fit_is_refused(motion_run, pipelines, data, tmp_path, cap
     adapter = str(motion_run / "motion_adapter")
     with pytest.raises(UserError, match="--num_frames: got 40, the motion adapter takes at most 32"):
         untrained(pipelines["v1"], data, *MOTION, "--motion_adapter", adapter, "--num_frames", "40")
+    with pytest.raises(UserError, match="--num_frames: got 40, this model takes at most 32"):
+        generate(
+            "--checkpoint", motion_run, "--prompts", PROMPT, "--output_dir", tmp_path / "out", "--num_frames", "40"
+        )
+    config = json.loads((motion_run / "motion_adapter/config.json").read_text())
+    pia = shutil.copytree(motion_run / "motion_adapter", tmp_path / "pia")
+    MotionAdapter.from_config(config | {"conv_in_channels": 9}).save_pretrained(pia)
+    with pytest.raises(UserError, match="--motion_adapter: .*a first layer of its own"):
+        untrained(pipelines["v1"], data, *MOTION, "--motion_adapter", str(pia))
     other = tiny_stable_diffusion(tmp_path / "other", unet={"block_out_channels": (16, 16)})
     with pytest.raises(UserError, match="--motion_adapter: .* do not fit"):
         untrained(other, data, *MOTION, "--motion_adapter", adapter)

@@ -1,11 +1,13 @@
 """prepare_dataset.py and train_svd.py end to end through their main, with a tiny random pipeline."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from diffusers import StableVideoDiffusionPipeline
+from safetensors.torch import load_file, save_file
 
 import train_svd
 from models.svd.memory import trainable_names
@@ -127,11 +129,22 @@ def test_a_model_that_no_hub_gives_fails_in_seconds_with_the_ways_out(dataset, t
 
 
 def test_a_folder_that_lacks_a_part_says_which(pipeline_dir, tmp_path):
-    import shutil
-
     from utils.svd.pipeline import load_pipeline
 
     shutil.copytree(pipeline_dir, tmp_path / "half")
     shutil.rmtree(tmp_path / "half" / "image_encoder")
     with pytest.raises(UserError, match=r"--model_dir: .* lacks image_encoder"):
         load_pipeline(str(tmp_path / "half"), flag="--model_dir")
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "image_encoder"])
+def test_files_that_lack_a_weight_are_refused(part, pipeline_dir, tmp_path):
+    from utils.svd.pipeline import load_pipeline
+
+    folder = shutil.copytree(pipeline_dir, tmp_path / "svd")
+    (file,) = (folder / part).glob("*.safetensors")
+    weights = load_file(file)
+    left_out = max(name for name in weights if name.endswith(".weight"))
+    save_file({name: each for name, each in weights.items() if name != left_out}, file, {"format": "pt"})
+    with pytest.raises(UserError, match=f"--model_dir: .*{left_out}"):
+        load_pipeline(str(folder), flag="--model_dir")

@@ -15,6 +15,7 @@ from models.metrics.distances import Distance, frechet_distance
 from models.metrics.video_features import CLIPFeatures, I3DFeatures, Random3DFeatures, VAEFeatures, as_video
 from models.text_encoder import check_tokenizer
 from utils.cli import UserError, printable
+from utils.pretrained.hub import load_whole
 from utils.video.motion import flow_histogram
 
 FEATURES = ("random3d", "flow", "clip", "vae")
@@ -204,9 +205,7 @@ def _load(model_class, folder: Path, flag: str, files: str) -> nn.Module:
     logging.set_verbosity_error()  # a CLIP folder holds two towers, and what is left over is no news
     logging.disable_progress_bar()
     try:
-        model, info = model_class.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
+        model = load_whole(model_class, folder, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(
             f"{flag}: {printable(folder)} cannot be used ({_reason(error)}); it should hold {files}"
@@ -215,8 +214,6 @@ def _load(model_class, folder: Path, flag: str, files: str) -> nn.Module:
         logging.set_verbosity(verbosity)
         if bar:
             logging.enable_progress_bar()
-    if missing := sorted(info["missing_keys"]):  # those would be random
-        raise UserError(f"{flag}: {printable(folder)} lacks {missing[0]} and more; it should hold {files}")
     return model.float().eval()
 
 

@@ -154,6 +154,14 @@ def _unreachable_hub() -> str:
     return answer[0]
 
 
+def load_whole(model_class, folder: Path, **settings):
+    """model_class.from_pretrained of transformers, but what the files lack is not made up: it raises ValueError."""
+    model, info = model_class.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **settings)
+    if missing := info["missing_keys"]:
+        raise ValueError(f"it lacks {min(missing)}")
+    return model
+
+
 def load_text_encoder(name: str, revision: str | None = None, max_length: int | None = None):
     """A frozen TextEncoder from a folder or the hub: CLIP, T5 and whatever AutoModelForTextEncoding knows.
 
@@ -179,8 +187,10 @@ def load_text_encoder(name: str, revision: str | None = None, max_length: int | 
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()
         variant = {"variant": found} if (found := weights_variant(folder)) else {}
-        model = model_class.from_pretrained(folder, use_safetensors=True, trust_remote_code=False, **variant).float()
-        logging.set_verbosity(verbosity)
+        try:
+            model = load_whole(model_class, folder, trust_remote_code=False, **variant).float()
+        finally:
+            logging.set_verbosity(verbosity)
         require_numbers(model.state_dict())
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, trust_remote_code=False)
         return TextEncoder(name, tokenizer, model, trainable=False, max_length=max_length, revision=revision)

@@ -63,6 +63,9 @@ class Generator:
                 autoencoder.latent_shape(self.num_frames, self.height, self.width)
             except ValueError as error:
                 raise UserError(f"--num_frames: {error}") from None
+        most = self.model.diffusion.unet.most_frames
+        if most is not None and self.num_frames > most:
+            raise UserError(f"--num_frames: got {self.num_frames}, this model takes at most {most}")
         thresholding = args.thresholding or self.model.diffusion.default_thresholding
         if autoencoder is not None and thresholding != "none":
             raise UserError(f"--thresholding: {thresholding} is for pixels, and this model has latents; leave it out")

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from utils.cli import UserError, out_of_memory, printable
 from utils.files import explain_full_disk, partial_path
-from utils.pretrained.hub import missing_weights, resolve_model, weights_variant
+from utils.pretrained.hub import load_whole, missing_weights, resolve_model, weights_variant
 from utils.svd.single_file import SINGLE_FILES, find_single_file, read_single_file
 from utils.tensors import require_numbers, tensor_bytes
 
@@ -56,11 +56,18 @@ def load_pipeline(name: str, revision: str | None = None, flag: str = "--pretrai
 def _read_folder(folder: Path, dtype: torch.dtype | None):
     """The pipeline in a folder."""
     from diffusers import StableVideoDiffusionPipeline
+    from transformers import CLIPVisionModelWithProjection
 
+    precision = dtype or stored_dtype(folder)
+    variant = weights_variant(folder / "image_encoder", STEMS["image_encoder"]) or None
+    encoder = load_whole(
+        CLIPVisionModelWithProjection, folder / "image_encoder", dtype=precision, variant=variant, local_files_only=True
+    )
     return StableVideoDiffusionPipeline.from_pretrained(
         folder,
+        image_encoder=encoder,
         # left alone, diffusers makes its parts float32 and transformers does not
-        torch_dtype=dtype or stored_dtype(folder),
+        torch_dtype=precision,
         variant=weights_variant(folder / "unet", STEMS["unet"]) or None,
         use_safetensors=True,
         local_files_only=True,
