@@ -30,6 +30,7 @@ from utils.runs.checkpoint import load_checkpoint
 from utils.runs.model_file import load_model
 from utils.runs.run_folder import list_checkpoints
 
+ZERO_AT_START = {"unet3d": "temporal_conv.weight", "motion": "motion_modules.0.proj_out.weight"}
 MOTION = ("--network", "motion", "--trainable", "temporal")
 
 
@@ -96,7 +97,10 @@ def test_lora_learns_beside_the_image_model(network, pipelines, data, tmp_path):
     image = UNet2DConditionModel.from_pretrained(pipelines["v1"] / "unet").state_dict()
     model = load_model(tmp_path / "run")["unet"]
     changed = {name for name, value in image.items() if not torch.equal(model[name].reshape(value.shape), value)}
-    assert changed and all(".attn1.to_" in name or ".attn2.to_" in name for name in changed)
+    weights = tuple(f".attn{n}.to_{part}.weight" for n in (1, 2) for part in ("q", "k", "v", "out.0"))
+    assert changed == {name for name in image if name.endswith(weights)}
+    over_time = [name for name in model if name.endswith(ZERO_AT_START[network])]
+    assert over_time and all(model[name].any() for name in over_time)  # they learn too
     found = video(trained(tmp_path / "run"), "ddim", 3, 6.0)
     if network == "motion":
         theirs = animatediff(pipelines["v1"], tmp_path / "run/motion_adapter", tmp_path / "run/lora").clamp(-1, 1)
