@@ -95,7 +95,7 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
 
 
 def main(args: argparse.Namespace) -> None:
-    from models.diffusion import CaptionedDiffusion
+    from models.diffusion.captioned import CaptionedDiffusion
     from utils.latents.latent_clips import as_clips
     from utils.pretrained.autoencoder import pack_autoencoder
     from utils.runs.model_file import cpu_tensors

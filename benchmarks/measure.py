@@ -51,7 +51,7 @@ class TrainingStep:
     every device computes the same."""
 
     def __init__(self, args: argparse.Namespace, captions: list[str], device: str = "cpu"):
-        from models.diffusion import CaptionedDiffusion
+        from models.diffusion.captioned import CaptionedDiffusion
         from utils.hardware import choose_precision
         from utils.runs.new_model import make_diffusion, make_text_encoder, make_unet
         from utils.training.ema import moving_average

@@ -11,7 +11,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from models.diffusion import TextToVideoDiffusion
+from models.diffusion.text2video import TextToVideoDiffusion
 from models.text_encoder import builtin_text_encoder, train_tokenizer
 from models.unet3d import UNet3D
 

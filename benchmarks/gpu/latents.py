@@ -55,7 +55,7 @@ def sample(frames: int, size: int, num_inference_steps: int, half: bool, tiny: b
     """Frames a second with guidance, the decoder included, and its share of the time."""
     from diffusers import AutoencoderKL
 
-    from models.diffusion import TextToVideoDiffusion
+    from models.diffusion.text2video import TextToVideoDiffusion
 
     dtype = torch.bfloat16 if half else torch.float32
     diffusion = TextToVideoDiffusion(network(tiny)).to(DEVICE).eval()

@@ -178,7 +178,7 @@ def train_and_judge(args: argparse.Namespace, factor: str, variant: str, seed: i
 
     import train_text2video
     from benchmarks.measure import TrainingStep, cost_ratio
-    from models.diffusion import CaptionedDiffusion
+    from models.diffusion.captioned import CaptionedDiffusion
     from utils.evaluation.benchmark import judge_model
     from utils.evaluation.scores import score_groups
     from utils.hardware import multiplies_in_bf16

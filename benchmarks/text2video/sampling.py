@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
     from benchmarks.measure import write_result
-    from models.diffusion import CaptionedDiffusion
+    from models.diffusion.captioned import CaptionedDiffusion
     from utils.hardware import choose_precision
     from utils.runs.model_file import load_model, unpack_model
 

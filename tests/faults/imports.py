@@ -17,7 +17,7 @@ from diffusers import StableVideoDiffusionPipeline
 
 import generate_text2video
 import infer_svd
-import models.diffusion
+import models.diffusion.captioned
 import models.svd.memory
 import prepare_dataset
 import train_svd

@@ -11,7 +11,7 @@ MOST_FILES, MOST_LINES = 9, 400  # of a package, __init__.py apart; of a file
 # From below to above: a package imports from its own line and the lines before it alone.
 LAYERS = (
     ("models.metrics", "models.svd", "models"),
-    ("models.adapters",),
+    ("models.adapters", "models.diffusion"),
     ("utils",),  # what lies at its root: cli, files, hardware
     ("utils.arguments", "utils.decoding"),
     ("utils.video",),

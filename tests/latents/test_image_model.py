@@ -17,7 +17,7 @@ from diffusers import (
 )
 
 import train_text2video
-from models.diffusion import CaptionedDiffusion
+from models.diffusion.captioned import CaptionedDiffusion
 from tests.text2video.running import generate, losses, train
 from tests.tiny_models import TINY_SD_UNET, tiny_stable_diffusion
 from utils.cli import UserError

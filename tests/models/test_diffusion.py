@@ -7,8 +7,8 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.training_utils import compute_density_for_timestep_sampling
 
-from models.diffusion import PREDICTION_TYPES, SAMPLERS, TextToVideoDiffusion
-from models.noise_schedule import make_betas
+from models.diffusion.noise_schedule import make_betas
+from models.diffusion.text2video import PREDICTION_TYPES, SAMPLERS, TextToVideoDiffusion
 from models.unet3d import UNet3D
 from tests.conftest import TINY_UNET
 from utils.training.optimizers import learning_rate_schedule, make_optimizer

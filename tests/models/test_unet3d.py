@@ -5,7 +5,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from models.diffusion import TextToVideoDiffusion
+from models.diffusion.text2video import TextToVideoDiffusion
 from models.layers import (
     POSITION_DIM,
     Attention,

@@ -271,8 +271,8 @@ RANDOM = {
 RANDOM_OF = {
     "train_text2video": {
         "noise": "torch.randn_like",
-        "timesteps": "models.diffusion.TextToVideoDiffusion.draw_timesteps",
-        "dropout of the text": "models.diffusion.TextToVideoDiffusion.drop_text",
+        "timesteps": "models.diffusion.text2video.TextToVideoDiffusion.draw_timesteps",
+        "dropout of the text": "models.diffusion.text2video.TextToVideoDiffusion.drop_text",
     },
     "train_svd": {
         "noise": "torch.randn",

@@ -54,7 +54,7 @@ def test_a_finished_run_is_left_alone_and_auto_starts_or_resumes(data, tmp_path,
 
 
 def test_a_signal_stops_the_run_after_a_complete_checkpoint(data, tmp_path, monkeypatch):
-    from models.diffusion import TextToVideoDiffusion
+    from models.diffusion.text2video import TextToVideoDiffusion
 
     forward, calls = TextToVideoDiffusion.forward, []
 
@@ -72,7 +72,7 @@ def test_a_signal_stops_the_run_after_a_complete_checkpoint(data, tmp_path, monk
 
 
 def test_a_loss_that_is_not_a_number_stops_before_the_weights_change(data, tmp_path, monkeypatch):
-    from models.diffusion import TextToVideoDiffusion
+    from models.diffusion.text2video import TextToVideoDiffusion
 
     forward, calls = TextToVideoDiffusion.forward, []
 

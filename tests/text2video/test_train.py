@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import train_text2video
-from models.diffusion import CaptionedDiffusion
+from models.diffusion.captioned import CaptionedDiffusion
 from models.text_encoder import BUILTIN
 from tests.text2video.running import generate, losses, train
 from tests.tiny_autoencoders import tiny_autoencoder

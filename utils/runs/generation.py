@@ -36,7 +36,7 @@ class Generator:
     def __init__(self, args: argparse.Namespace, checkpoint: Path, device):
         import torch
 
-        from models.diffusion import CaptionedDiffusion
+        from models.diffusion.captioned import CaptionedDiffusion
         from utils.hardware import choose_precision
         from utils.pretrained.autoencoder import unpack_autoencoder
         from utils.runs.checkpoint import sha256

@@ -13,7 +13,7 @@ import torch
 
 from models.adapters.low_rank import merged
 from models.adapters.motion_unet import MotionUNet
-from models.diffusion import TextToVideoDiffusion
+from models.diffusion.text2video import TextToVideoDiffusion
 from models.text_encoder import BUILTIN, TextEncoder, builtin_text_encoder, load_tokenizer
 from models.unet3d import UNet3D
 from utils.cli import UserError, out_of_memory

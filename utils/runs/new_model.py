@@ -165,7 +165,7 @@ def with_trainable(unet, args: argparse.Namespace):
 def make_diffusion(args: argparse.Namespace, unet):
     """The diffusion that the flags describe, around the U-Net. Raises UserError for a --scheduler_config that it cannot
     follow, or whose prediction does not go with --loss_weighting."""
-    from models.diffusion import TextToVideoDiffusion
+    from models.diffusion.text2video import TextToVideoDiffusion
     from utils.pretrained.image_model import read_scheduler
 
     try:

@@ -18,7 +18,7 @@ from utils.svd.weights import save_trained
 
 def in_step(step: int | None, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Let `change` have the loss of a step (of one micro-batch), or of every step."""
-    import models.diffusion
+    import models.diffusion.captioned
     import models.svd.objective
 
     count = 0
@@ -28,13 +28,13 @@ def in_step(step: int | None, change: Callable[[torch.Tensor], torch.Tensor]) ->
         count += torch.is_grad_enabled()
         return change(loss) if torch.is_grad_enabled() and step in (count, None) else loss
 
-    forward, svd_loss = models.diffusion.CaptionedDiffusion.forward, models.svd.objective.svd_loss
+    forward, svd_loss = models.diffusion.captioned.CaptionedDiffusion.forward, models.svd.objective.svd_loss
 
     def svd(*args, **kwargs):
         losses, errors = svd_loss(*args, **kwargs)
         return changed(losses), errors
 
-    models.diffusion.CaptionedDiffusion.forward = lambda self, *args: changed(forward(self, *args))
+    models.diffusion.captioned.CaptionedDiffusion.forward = lambda self, *args: changed(forward(self, *args))
     models.svd.objective.svd_loss = svd
 
 

@@ -1,0 +1,65 @@
+"""CaptionedDiffusion: a diffusion model with its text encoder and its autoencoder, from captions to videos."""
+
+import torch
+from torch import Tensor, nn
+
+from models.autoencoder import VideoAutoencoder
+from models.diffusion.text2video import TextToVideoDiffusion
+
+
+class CaptionedDiffusion(nn.Module):
+    """A diffusion model and its text encoder as the one module that a trainer wraps (for several processes, say).
+
+    autoencoder: of a model of latents, frozen: a VideoAutoencoder.
+    """
+
+    def __init__(
+        self,
+        diffusion: TextToVideoDiffusion,
+        text_encoder: nn.Module,
+        autoencoder: VideoAutoencoder | None = None,
+    ):
+        super().__init__()
+        self.diffusion = diffusion
+        self.text_encoder = text_encoder
+        self.autoencoder = autoencoder
+
+    def forward(self, clips: Tensor, captions: list[str]) -> Tensor:
+        """The loss of clips (B, C, T, H, W), of pixels in [-1, 1] or normalised latents, with their captions, of which
+        some are dropped in training."""
+        embeddings, mask = self.text_encoder(self.diffusion.drop_text(captions))
+        return self.diffusion(clips, embeddings, self.needed(mask))
+
+    def needed(self, mask: Tensor) -> Tensor | None:
+        """None where padding counts, as CLIP's does: without a mask attention has faster kernels on a GPU."""
+        return mask if self.text_encoder.masks_padding else None
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompts: list[str],
+        seeds: list[int],
+        negative_prompt: str = "",
+        *,
+        num_frames: int,
+        height: int,
+        width: int,
+        **settings,
+    ) -> Tensor:
+        """Videos (B, 3, num_frames, height, width) in [-1, 1] of the prompts; seeds[i] makes the same video i in any
+        batch.
+
+        settings: the others of TextToVideoDiffusion.sample. negative_prompt: what guidance leads away from. Raises
+        ValueError for a size that the autoencoder does not take.
+        """
+        shape = {"num_frames": num_frames, "height": height, "width": width}
+        if self.autoencoder is not None:
+            shape = dict(zip(shape, self.autoencoder.latent_shape(num_frames, height, width)[1:], strict=True))
+        embeddings, mask = self.text_encoder.encode(prompts)
+        negative, negative_mask = self.text_encoder.encode([negative_prompt] * len(prompts))
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        masks = self.needed(mask), self.needed(negative_mask)
+        clips = self.diffusion.sample(
+            embeddings, masks[0], negative, masks[1], generators=generators, **shape, **settings
+        )
+        return clips if self.autoencoder is None else self.autoencoder.decode(clips, num_frames)
