@@ -13,6 +13,7 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
@@ -57,12 +58,14 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         self.norm_out = PlaceNorm(width)
         self.patch_out = nn.Conv3d(width, folded, 1)
 
+    @apply_forward_hook
     def encode(self, videos: Tensor) -> EncoderOutput:
         moments = self.encoder_out(self._run(self.encoder, self.patch_in(fold(videos, *self.config.patch_size))))
         if not self.config.double_z:
             return EncoderOutput(DiagonalGaussianDistribution(torch.cat([moments, moments], dim=1), deterministic=True))
         return EncoderOutput(DiagonalGaussianDistribution(moments))
 
+    @apply_forward_hook
     def decode(self, latents: Tensor) -> DecoderOutput:
         hidden = self._run(self.decoder, self.decoder_in(latents))
         return DecoderOutput(sample=unfold(self.patch_out(silu(self.norm_out(hidden))), *self.config.patch_size))

@@ -62,6 +62,24 @@ def whole_files(folder: Path, needed: int) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextmanager
+def whole_folder(folder: Path, needed: int) -> Iterator[Path]:
+    """A temporary folder beside `folder`, which takes its place when all is written.
+
+    needed: bytes that it will take. Raises UserError if the disk is full.
+    """
+    partial = partial_path(folder)
+    try:
+        with explain_full_disk(folder, needed):
+            partial.mkdir(parents=True)
+            yield partial
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def write_text(path: Path, text: str, sync: bool = False) -> None:
     """Write a whole file or nothing."""
     with whole_file(path, sync) as temporary:

@@ -38,7 +38,7 @@ class CaptionedDiffusion(nn.Module):
     def sample(
         self,
         prompts: list[str],
-        seeds: list[int],
+        seeds: list[int] | list[torch.Generator],
         negative_prompt: str = "",
         *,
         num_frames: int,
@@ -47,7 +47,7 @@ class CaptionedDiffusion(nn.Module):
         **settings,
     ) -> Tensor:
         """Videos (B, 3, num_frames, height, width) in [-1, 1] of the prompts; seeds[i] makes the same video i in any
-        batch.
+        batch. A generator, on the CPU, may take the place of a seed.
 
         settings: the others of TextToVideoDiffusion.sample. negative_prompt: what guidance leads away from. Raises
         ValueError for a size that the autoencoder does not take.
@@ -57,7 +57,7 @@ class CaptionedDiffusion(nn.Module):
             shape = dict(zip(shape, self.autoencoder.latent_shape(num_frames, height, width)[1:], strict=True))
         embeddings, mask = self.text_encoder.encode(prompts)
         negative, negative_mask = self.text_encoder.encode([negative_prompt] * len(prompts))
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        generators = [torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed for seed in seeds]
         masks = self.needed(mask), self.needed(negative_mask)
         clips = self.diffusion.sample(
             embeddings, masks[0], negative, masks[1], generators=generators, **shape, **settings

@@ -16,6 +16,7 @@ SCRIPTS = (
     "train_autoencoder",
     "generate_text2video",
     "evaluate_text2video",
+    "export_text2video",
     "train_svd",
     "infer_svd",
 )

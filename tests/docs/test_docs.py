@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import evaluate_text2video
+import export_text2video
 import generate_text2video
 import infer_svd
 import prepare_dataset
@@ -39,6 +40,7 @@ MODULES = (
     train_autoencoder,
     generate_text2video,
     evaluate_text2video,
+    export_text2video,
     prepare_dataset,
     train_svd,
     infer_svd,
