@@ -149,7 +149,7 @@ def main(args: argparse.Namespace) -> None:
     if run.resumed:
         for name, module in modules.items():
             module.load_state_dict(run.resumed.tensors[name])
-    model = CaptionedDiffusion(make_diffusion(args, unet), text_encoder, autoencoder)
+    model = CaptionedDiffusion(make_diffusion(args, unet, autoencoder), text_encoder, autoencoder)
     say(f"{sum(p.numel() for p in unet.parameters()) / 1e6:.1f}M parameters in the U-Net, text by {text_encoder.name}")
 
     # Optimizer; samples are drawn from the moving average.

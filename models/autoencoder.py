@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from models.patch_autoencoder import PatchAutoencoder
+from models.windows import ramp, window_starts
 
 CLASSES = (
     "AutoencoderKL",
@@ -249,14 +250,14 @@ class VideoAutoencoder(nn.Module):
         """function(x), from overlapping tiles of x (..., H, W) with sides of `side` latents."""
         space = self.layout.space
         given, made = (1, space) if decoding else (space, 1)
-        rows, columns = (_starts(length // given, side) for length in x.shape[-2:])
+        rows, columns = (window_starts(length // given, side, side // TILE_OVERLAP) for length in x.shape[-2:])
         if len(rows) == len(columns) == 1:
             return function(x)
         total = weights = None
         for top in rows:
             for left in columns:
                 part = function(x[..., top * given : (top + side) * given, left * given : (left + side) * given])
-                ramps = [_ramp(length, side // TILE_OVERLAP * made, part) for length in part.shape[-2:]]
+                ramps = [ramp(length, side // TILE_OVERLAP * made, part) for length in part.shape[-2:]]
                 weight = ramps[0][:, None] * ramps[1]
                 if total is None:
                     height, width = (length // given * made for length in x.shape[-2:])
@@ -272,20 +273,6 @@ def _decode(vae: nn.Module, latents: Tensor) -> Tensor:
     if type(vae).__name__ == "AutoencoderKLTemporalDecoder":
         return vae.decode(latents, num_frames=len(latents)).sample
     return vae.decode(latents).sample
-
-
-def _starts(length: int, side: int) -> list[int]:
-    """Where tiles of `side` begin that overlap by a quarter or more; the last ends at the end."""
-    if length <= side:
-        return [0]
-    step = side - side // TILE_OVERLAP
-    return [*range(0, length - side, step), length - side]
-
-
-def _ramp(length: int, overlap: int, like: Tensor) -> Tensor:
-    """(length,) weights that rise to 1 over `overlap` places from either end, and are never 0."""
-    places = torch.arange(length, device=like.device, dtype=like.dtype)
-    return (torch.minimum(places, length - 1 - places) + 1).clamp(max=overlap) / overlap
 
 
 def statistics_of(vae: nn.Module) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from itertools import product
 import torch
 from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, scaled_dot_product_attention, silu
+from torch.nn.functional import interpolate, pad, scaled_dot_product_attention, silu
 
 
 def fold_time(x: Tensor) -> Tensor:
@@ -152,7 +152,8 @@ class ResnetBlock3D(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention (Vaswani et al. 2017) of x (N, Lq, C) to context (N, Lk, context_dim), or to itself.
 
-    mask: (N, Lk) bool, True where a context token may be seen; a row without any True sees all. Returns (N, Lq, C).
+    mask: (N, Lk) bool, True where a context token may be seen; a row without any True sees all. block: of itself, a
+    token sees the `block` tokens around it alone, see attend_nearby. Returns (N, Lq, C).
     """
 
     def __init__(self, channels: int, num_heads: int, context_dim: int | None = None):
@@ -165,7 +166,9 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(context_dim or channels, channels, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])  # a list only because diffusers calls it to_out.0
 
-    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None, block: int | None = None
+    ) -> Tensor:
         context = x if context is None else context
         q, k, v = (
             tokens.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (N, heads, L, C/heads)
@@ -173,7 +176,9 @@ class Attention(nn.Module):
         )
         if mask is not None:
             mask = (mask | ~mask.any(dim=1, keepdim=True))[:, None, None]  # (N, 1, 1, Lk)
-        return self.to_out[0](attend(q, k, v, mask).transpose(1, 2).flatten(2))
+        nearby = block is not None and block < x.shape[1]
+        found = attend_nearby(q, k, v, block) if nearby else attend(q, k, v, mask)
+        return self.to_out[0](found.transpose(1, 2).flatten(2))
 
 
 # What the fused kernels of CUDA take at once: a launch has at most so many blocks along a dimension (pytorch/pytorch
@@ -197,6 +202,24 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     return scores.softmax(dim=-1).to(v.dtype) @ v
+
+
+def attend_nearby(q: Tensor, k: Tensor, v: Tensor, block: int) -> Tensor:
+    """Attention of tokens (N, heads, L, d) to those of their own block of `block` tokens and of both neighbours of it:
+    what it costs grows linearly with L (Beltagy et al. 2020, arXiv:2004.05150, sec. 3.1, in blocks)."""
+    N, _, length, _ = q.shape
+    blocks = -(-length // block)
+    spare = blocks * block - length
+    q = pad(q, (0, 0, 0, spare)).unflatten(2, (blocks, block)).transpose(1, 2).flatten(0, 1)  # (N*blocks, heads, ...)
+    k, v = (
+        pad(each, (0, 0, block, block + spare)).unfold(2, 3 * block, block).permute(0, 2, 1, 4, 3).flatten(0, 1)
+        for each in (k, v)
+    )
+    first = torch.arange(blocks, device=q.device)[:, None] - 1
+    places = first * block + torch.arange(3 * block, device=q.device)  # (blocks, 3 * block)
+    mask = ((places >= 0) & (places < length)).repeat(N, 1)[:, None, None]
+    found = attend(q, k, v, mask).unflatten(0, (N, blocks)).transpose(1, 2)
+    return found.flatten(2, 3)[:, :, :length]
 
 
 class TransformerBlock(nn.Module):
@@ -263,11 +286,16 @@ class TemporalAttention(nn.Module):
     an object one object. Positions added to the tokens tell the order of the frames; they come from normalised
     coordinates, not from a table, so any number of frames will do. x: (B, C, T, H, W); returns the same shape. The
     output projection starts at zero, so that the layer leaves an image model unchanged.
+
+    window: frames are taken in groups of so many, and see those of their own group and of its neighbours alone; up to
+    `window` frames that is all of them, and with more the cost grows linearly with their number.
     """
 
-    def __init__(self, channels: int, num_heads: int, position_dim: int, joint: bool = False):
+    def __init__(
+        self, channels: int, num_heads: int, position_dim: int, joint: bool = False, window: int | None = None
+    ):
         super().__init__()
-        self.joint = joint
+        self.joint, self.window = joint, window
         self.norm = nn.LayerNorm(channels)
         self.position_proj = nn.Linear(position_dim, channels, bias=False) if position_dim else None
         self.attn = Attention(channels, num_heads)
@@ -279,10 +307,11 @@ class TemporalAttention(nn.Module):
         if self.position_proj is not None:
             tokens = tokens + self.position_proj(positions)
         if self.joint:
-            out = self.attn(tokens.reshape(B, T * H * W, C)).reshape(B, T, H, W, C)
+            block = self.window and self.window * H * W
+            out = self.attn(tokens.reshape(B, T * H * W, C), block=block).reshape(B, T, H, W, C)
         else:
             tokens = tokens.permute(0, 2, 3, 1, 4).reshape(B * H * W, T, C)
-            out = self.attn(tokens).reshape(B, H, W, T, C).permute(0, 3, 1, 2, 4)
+            out = self.attn(tokens, block=self.window).reshape(B, H, W, T, C).permute(0, 3, 1, 2, 4)
         return x + out.permute(0, 4, 1, 2, 3)
 
 

@@ -45,6 +45,8 @@ class UNet3D(ModelMixin, ConfigMixin):
     cross_attention_levels, self_attention_levels, temporal_attention_levels: one bool per level. None means every level
         for text and time; and for self-attention inside a frame, whose cost grows with the fourth power of the size,
         the last level. The middle block always has all three.
+    temporal_window: attention over time is within groups of so many frames and to the groups beside, see
+        TemporalAttention; None: all frames see each other.
     joint_attention: in the last level and in the middle, attention over time also sees all places of a frame.
     feed_forward: whether transformers have their feed-forward layer, two thirds of their multiplications.
     conv_type: "full" (3x3x3) or "factorised" (1x3x3, then 3x1x1), see ResnetBlock3D.
@@ -85,6 +87,7 @@ class UNet3D(ModelMixin, ConfigMixin):
         resnet_time_scale_shift: str = "scale_shift",
         use_linear_projection: bool = False,
         image_path: bool = False,
+        temporal_window: int | None = None,
     ):
         super().__init__()
         levels = len(channel_mult)
@@ -137,7 +140,9 @@ class UNet3D(ModelMixin, ConfigMixin):
             )
 
         def temporal_attention(level, present=True, joint=False):
-            return TemporalAttention(channels[level], heads[level], position_dim, joint) if present else None
+            if not present:
+                return None
+            return TemporalAttention(channels[level], heads[level], position_dim, joint, temporal_window)
 
         self.conv_in = spatial_conv(in_channels * patch_size**2, channels[0])
         self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
@@ -235,10 +240,9 @@ class UNet3D(ModelMixin, ConfigMixin):
         """A UNet3D that does to every frame what `unet` does to an image, to be trained on video from there.
 
         2-D kernels become the centre tap of 3-D ones (Ho et al. 2022, sec. 3; Singer et al. 2022, arXiv:2209.14792).
-        video_settings: conv_type, temporal_attention_levels, joint_attention, position_features, image_path; and
-        in_channels,
-        out_channels, patch_size, for which the first and the last convolution start afresh where they differ: a latent
-        image model then begins to speak pixels.
+        video_settings: conv_type, temporal_attention_levels, joint_attention, temporal_window, position_features,
+        image_path; and in_channels, out_channels, patch_size, for which the first and the last convolution start
+        afresh where they differ: a latent image model then begins to speak pixels.
         `taken` of the result: the names of the parameters that come from the image model.
         Raises ValueError if the image model has parts that UNet3D has not (class or pooled-text embeddings, say).
         """

@@ -138,6 +138,16 @@ def number(low: float = -math.inf, high: float = math.inf, above: bool = False) 
     return parse
 
 
+def either(name: str, otherwise: Callable[[str], object]) -> Callable[[str], object]:
+    """An argparse type: a name that stands for a value, or what another type takes."""
+
+    def parse(text: str) -> object:
+        value = text if text == name else otherwise(text)
+        return Bad(f"{value}, or {name}") if isinstance(value, Bad) else value
+
+    return parse
+
+
 def choice(*names: str) -> Callable[[str], str | Bad]:
     """An argparse type: one of the names."""
     return lambda text: text if text in names else Bad(f"got {text}, must be one of {', '.join(names)}")

@@ -44,22 +44,30 @@ class CaptionedDiffusion(nn.Module):
         num_frames: int,
         height: int,
         width: int,
+        window_frames: int | None = None,
+        window_overlap: int | None = None,
         **settings,
     ) -> Tensor:
         """Videos (B, 3, num_frames, height, width) in [-1, 1] of the prompts; seeds[i] makes the same video i in any
         batch. A generator, on the CPU, may take the place of a seed.
 
-        settings: the others of TextToVideoDiffusion.sample. negative_prompt: what guidance leads away from. Raises
-        ValueError for a size that the autoencoder does not take.
+        settings: the others of TextToVideoDiffusion.sample; all frames are those of the video, also where latents have
+        fewer. negative_prompt: what guidance leads away from. Raises ValueError for a size, a length or a window that
+        the autoencoder does not take.
         """
         shape = {"num_frames": num_frames, "height": height, "width": width}
         if self.autoencoder is not None:
+            if window_frames is not None:
+                window = self.autoencoder.latent_shape(window_frames, height, width)[1]
+                window_overlap = window_overlap and max(1, window_overlap * window // window_frames)
+                window_frames = window
             shape = dict(zip(shape, self.autoencoder.latent_shape(num_frames, height, width)[1:], strict=True))
+        windows = {"window_frames": window_frames, "window_overlap": window_overlap}
         embeddings, mask = self.text_encoder.encode(prompts)
         negative, negative_mask = self.text_encoder.encode([negative_prompt] * len(prompts))
         generators = [torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed for seed in seeds]
         masks = self.needed(mask), self.needed(negative_mask)
         clips = self.diffusion.sample(
-            embeddings, masks[0], negative, masks[1], generators=generators, **shape, **settings
+            embeddings, masks[0], negative, masks[1], generators=generators, **shape, **windows, **settings
         )
         return clips if self.autoencoder is None else self.autoencoder.decode(clips, num_frames)

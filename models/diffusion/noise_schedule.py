@@ -5,6 +5,19 @@ from diffusers.schedulers.scheduling_ddpm import betas_for_alpha_bar
 from torch import Tensor
 
 NOISE_SCHEDULES = ("cosine", "linear", "scaled_linear")
+# The frames x height x width for which the schedule is right as it is: Stable Diffusion's 64x64 latents; in pixels a
+# quarter of 16x64x64, for which doubled noise has proved itself here.
+UNSHIFTED = {"latents": 64 * 64, "pixels": 16 * 64 * 64 // 4}
+
+
+def noise_shift_for(num_frames: int, height: int, width: int, latents: bool) -> float:
+    """The noise shift for clips of so many latents, or pixels: sqrt(n / n0), at least 1.
+
+    n = frames x height x width, n0 of UNSHIFTED: what a clip shows in common is seen n / n0 times as often, so its mean
+    is as uncertain at sqrt(n / n0) times the noise (Esser et al. 2024, arXiv:2403.03206, eq. 23; there n0 is what an
+    earlier stage was trained on).
+    """
+    return max(1.0, (num_frames * height * width / UNSHIFTED["latents" if latents else "pixels"]) ** 0.5)
 
 
 def make_betas(

@@ -84,6 +84,8 @@ class TextToVideoPipeline(DiffusionPipeline):
         guidance_rescale: float = 0.0,
         sampler: str | None = None,
         thresholding: str | None = None,
+        window_frames: int | None = None,
+        window_overlap: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "np",
         return_dict: bool = True,
@@ -116,6 +118,8 @@ class TextToVideoPipeline(DiffusionPipeline):
                 guidance_rescale=guidance_rescale,
                 sampler=sampler or self.config.sampler,
                 thresholding=thresholding,
+                window_frames=window_frames,
+                window_overlap=window_overlap,
                 on_step=bar.update,
             )
         self.maybe_free_model_hooks()

@@ -6,6 +6,7 @@ Salimans 2022, arXiv:2207.12598). Samplers are diffusers' schedulers. A clip is 
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from diffusers import (
@@ -18,6 +19,7 @@ from diffusers import (
 from torch import Tensor, nn
 
 from models.diffusion.noise_schedule import make_betas
+from models.windows import over_frames
 
 # Each a scheduler of diffusers and its settings. The first adds fresh noise in every step, as DDPM does, and so forgets
 # the errors of earlier steps: at equal cost a model that is not done learning draws more of its videos right.
@@ -229,17 +231,21 @@ class TextToVideoDiffusion(nn.Module):
         guidance_scale: float = 1.0,
         guidance_rescale: float = 0.0,
         thresholding: str | None = None,
+        window_frames: int | None = None,
+        window_overlap: int | None = None,
         generators: list[torch.Generator] | None = None,
         on_step: Callable[[], object] | None = None,
     ) -> Tensor:
         """Clips (B, C, num_frames, height, width) for B texts, of pixels in [-1, 1] or of latents.
 
         thresholding: see denoise; by default "static" for pixels and "none" for latents.
+        window_frames: a longer clip is denoised in windows of so many frames, which overlap by window_overlap, half of
+            them by default: each is a clip by itself to the network, and takes no more memory than one.
         text_embeddings: (B, L, D). negative_embeddings: (B, L', D), the empty or the negative prompt, needed when
         guidance_scale != 1. generators: one per video, on the CPU, so that a seed is the same video in any batch and on
         any device; None draws from the global state. on_step is called after each step, for a progress bar.
-        Raises ValueError for an unknown sampler, a number of steps outside 1..num_timesteps, missing embeddings, and
-        latents that are to be kept in a range.
+        Raises ValueError for an unknown sampler, a number of steps outside 1..num_timesteps, missing embeddings, an
+        overlap of none or all of a window, and latents that are to be kept in a range.
         """
         thresholding = thresholding or self.default_thresholding
         if self.latents and thresholding != "none":
@@ -250,8 +256,15 @@ class TextToVideoDiffusion(nn.Module):
             raise ValueError(f"num_inference_steps must be 1 to {self.num_timesteps}, not {num_inference_steps}")
         if guidance_scale != 1 and negative_embeddings is None:
             raise ValueError("guidance_scale other than 1 needs negative_embeddings")
+        if window_frames is not None and num_frames > window_frames:
+            window_overlap = window_frames // 2 if window_overlap is None else window_overlap
+            if not 1 <= window_overlap < window_frames:
+                raise ValueError(f"window_overlap must be 1 to {window_frames - 1}, not {window_overlap}")
         if generators is not None and len(generators) != len(text_embeddings):
             raise ValueError(f"{len(generators)} generators for {len(text_embeddings)} texts")
+
+        def denoise(timestep, noisy):
+            return self.denoise(noisy, timestep, context, mask, guidance_scale, guidance_rescale, thresholding)
 
         context, mask = _stack_guidance(text_embeddings, mask, negative_embeddings, negative_mask, guidance_scale)
         kind, settings = SAMPLERS[sampler]
@@ -263,7 +276,7 @@ class TextToVideoDiffusion(nn.Module):
         step_generator = {} if sampler == "unipc" else {"generator": generators}
         for timestep in scheduler.timesteps:
             noisy = scheduler.scale_model_input(sample, timestep)
-            clip = self.denoise(noisy, timestep, context, mask, guidance_scale, guidance_rescale, thresholding)
+            clip = over_frames(partial(denoise, timestep), noisy, window_frames or num_frames, window_overlap)
             sample = scheduler.step(clip, timestep, sample, **step_generator).prev_sample
             if on_step is not None:
                 on_step()

@@ -175,6 +175,8 @@ def test_what_does_not_fit_is_refused(motion_run, pipelines, data, tmp_path, cap
         generate(
             "--checkpoint", motion_run, "--prompts", PROMPT, "--output_dir", tmp_path / "out", "--num_frames", "40"
         )
+    windows = ("--num_frames", "40", "--window_frames", "32", "--num_inference_steps", "1")
+    generate("--checkpoint", motion_run, "--prompts", PROMPT, "--output_dir", tmp_path / "windows", *windows)
     config = json.loads((motion_run / "motion_adapter/config.json").read_text())
     pia = shutil.copytree(motion_run / "motion_adapter", tmp_path / "pia")
     MotionAdapter.from_config(config | {"conv_in_channels": 9}).save_pretrained(pia)

@@ -40,7 +40,7 @@ def untrained(folder: Path, data: Path, *more: str) -> CaptionedDiffusion:
     autoencoder, _ = make_autoencoder(args, {})
     encoder = make_text_encoder(args, [])
     unet = make_unet(args, encoder.dim, autoencoder.channels)
-    return CaptionedDiffusion(make_diffusion(args, unet), encoder, autoencoder).eval()
+    return CaptionedDiffusion(make_diffusion(args, unet, autoencoder), encoder, autoencoder).eval()
 
 
 def pictures(folder: Path, sampler: str, noise: torch.Tensor, guidance_scale: float, steps: int = 8) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 import evaluate_text2video
 import utils.pretrained.autoencoder as autoencoder_module
 from models.autoencoder import VideoAutoencoder
+from models.unet3d import UNet3D
 from tests.text2video.running import generate, losses, train
 from tests.tiny_autoencoders import TINY_AUTOENCODERS, tiny_autoencoder
 from utils.cli import UserError
@@ -221,6 +222,15 @@ def test_drawing_keeps_to_what_the_autoencoder_takes(latent_run, tmp_path):
             ("--thresholding", "static"),
             "--thresholding: static is for pixels, and this model has latents; leave it out",
         ),
+        (("--num_frames", 16, "--window_frames", 6), "--window_frames: 6 frames: the autoencoder takes 4 or 8"),
+        (
+            ("--num_frames", 16, "--window_frames", 4),
+            "--window_frames: 4 frames are one of latents, and windows have to overlap",
+        ),
+        (
+            ("--num_frames", 16, "--window_frames", 8, "--window_overlap", 8),
+            "--window_overlap: got 8, must be less than --window_frames, 8",
+        ),
     ):
         with pytest.raises(UserError) as error:
             draw(latent_run, tmp_path / "out", *more)
@@ -231,6 +241,18 @@ def test_longer_and_larger_clips_than_trained_can_be_drawn(latent_run, tmp_path)
     draw(latent_run, tmp_path / "out", "--num_frames", 12, "--height", 64)
     info = probe_video(next((tmp_path / "out").glob("*.mp4")))
     assert (info.frames, info.height, info.width) == (12, 64, 32)
+
+
+def test_a_longer_clip_is_drawn_in_windows(latent_run, tmp_path, monkeypatch):
+    seen, forward = set(), UNet3D.forward
+    monkeypatch.setattr(UNet3D, "forward", lambda *args: (seen.add(args[1].shape[2]), forward(*args))[1])
+    draw(latent_run, tmp_path / "out", "--num_frames", 20, "--window_frames", 8, "--window_overlap", 2)
+    (file,) = (tmp_path / "out").glob("*.mp4")
+    assert probe_video(file).frames == 20 and seen == {2}  # of latents, four frames each
+    about = json.loads(file.with_suffix(".json").read_text())
+    assert about["window_frames"] == 8 and about["window_overlap"] == 2
+    draw(latent_run, tmp_path / "short", "--num_frames", 8, "--window_frames", 8)
+    assert "window_frames" not in json.loads(next((tmp_path / "short").glob("*.json")).read_text())
 
 
 def test_a_model_of_latents_is_evaluated_on_the_demo(latent_run, data, tmp_path):

@@ -7,9 +7,10 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.training_utils import compute_density_for_timestep_sampling
 
-from models.diffusion.noise_schedule import make_betas
+from models.diffusion.noise_schedule import make_betas, noise_shift_for
 from models.diffusion.text2video import PREDICTION_TYPES, SAMPLERS, TextToVideoDiffusion
 from models.unet3d import UNet3D
+from models.windows import over_frames
 from tests.conftest import TINY_UNET
 from utils.training.optimizers import learning_rate_schedule, make_optimizer
 
@@ -74,6 +75,12 @@ def test_schedule_is_the_cosine_of_nichol_and_dhariwal():
 def test_schedule_equals_diffusers_squaredcos_cap_v2():
     expected = DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2").betas
     torch.testing.assert_close(make_betas(1000), expected)
+
+
+def test_noise_shift_grows_with_the_root_of_size_and_length():
+    assert noise_shift_for(16, 64, 64, latents=False) == 2 and noise_shift_for(1, 64, 64, latents=True) == 1
+    assert noise_shift_for(16, 64, 64, latents=True) == 4 and noise_shift_for(64, 64, 64, latents=True) == 8
+    assert noise_shift_for(4, 16, 16, latents=True) == 1  # never less noise than the papers'
 
 
 def test_noise_shift_multiplies_sigma():
@@ -188,6 +195,37 @@ def test_every_sampler_recovers_the_clip_of_a_perfect_network(clip, sampler, pre
     steps = 60 if sampler == "ddpm" else 12
     result = diffusion.sample(text, num_frames=4, height=16, width=16, sampler=sampler, num_inference_steps=steps)
     torch.testing.assert_close(result, clip[:1].expand(2, -1, -1, -1, -1), rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("sampler, num_frames, overlap", [("dpmpp_sde", 10, None), ("ddim", 9, 1), ("euler", 4, 3)])
+def test_windows_change_nothing_where_frames_do_not_see_each_other(sampler, num_frames, overlap):
+    unet = Posterior(mean=0.2, deviation=0.3)
+    diffusion = TextToVideoDiffusion(unet, prediction_type="sample")
+    unet.__dict__["diffusion"] = diffusion
+    seen, forward = [], unet.forward
+    unet.forward = lambda noisy, *rest: (seen.append(noisy.shape[2]), forward(noisy, *rest))[1]
+    settings = {"num_frames": num_frames, "height": 8, "width": 8, "sampler": sampler, "num_inference_steps": 6}
+
+    def drawn(**windows):
+        generators = [torch.Generator().manual_seed(i) for i in range(2)]
+        return diffusion.sample(torch.zeros(2, 1, 4), generators=generators, **settings, **windows)
+
+    expected = drawn()
+    seen.clear()
+    torch.testing.assert_close(drawn(window_frames=4, window_overlap=overlap), expected, rtol=0, atol=1e-5)
+    assert set(seen) == {4}
+    if num_frames > 4:
+        for wrong in (0, 4):
+            with pytest.raises(ValueError, match=f"window_overlap must be 1 to 3, not {wrong}"):
+                drawn(window_frames=4, window_overlap=wrong)
+
+
+def test_each_frame_is_the_mean_of_its_windows():
+    x, starts = torch.zeros(1, 1, 10, 1, 1), iter((0.0, 1.0, 2.0, 3.0))
+    found = over_frames(lambda part: torch.full_like(part, next(starts)), x, 4, 2).flatten()
+    assert torch.equal(found[:2], torch.zeros(2)) and torch.equal(found[-2:], torch.full((2,), 3.0))
+    torch.testing.assert_close(found[2:4], torch.tensor([1 / 3, 2 / 3]))  # half weight at an end, whole one beyond
+    assert next(starts, None) is None
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -4,6 +4,8 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from models.diffusion.text2video import TextToVideoDiffusion
 from models.layers import (
@@ -13,6 +15,7 @@ from models.layers import (
     SpatialTransformer,
     TemporalAttention,
     attend,
+    attend_nearby,
     fourier_features,
 )
 from models.unet3d import UNet3D
@@ -50,6 +53,39 @@ def test_text_changes_the_output_and_masked_text_does_not(tiny_unet, clip, text)
         output = tiny_unet(clip, timesteps, text, mask)
         torch.testing.assert_close(output, tiny_unet(clip, timesteps, other_padding, mask), rtol=0, atol=1e-5)
         assert (output - tiny_unet(clip, timesteps, other_text, mask)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("length", [8, 9, 12, 31])
+def test_attention_nearby_is_attention_with_a_mask_of_blocks(length):
+    q, k, v = (torch.randn(3, 2, length, 8, requires_grad=True) for _ in range(3))
+    block = torch.arange(length) // 4
+    mask = (block[:, None] - block).abs() <= 1
+    found, expected = attend_nearby(q, k, v, 4), attend(q, k, v, mask)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    weight = torch.randn_like(found)
+    gradients = [torch.autograd.grad((each * weight).sum(), (q, k, v)) for each in (found, expected)]
+    for own, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(own, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_a_window_is_all_frames_up_to_its_length_and_costs_linearly_beyond(joint):
+    layer = awaken(TemporalAttention(16, 2, POSITION_DIM, joint, window=4))
+    dense = TemporalAttention(16, 2, POSITION_DIM, joint)
+    dense.load_state_dict(layer.state_dict())
+
+    def run(layer, frames):
+        torch.manual_seed(0)
+        x, positions = torch.randn(2, 16, frames, 2, 3), fourier_features(frames, 2, 3)
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # of others it counts nothing
+            out = layer(x, positions)
+        return out, counter.get_total_flops()
+
+    torch.testing.assert_close(run(layer, 4)[0], run(dense, 4)[0])
+    torch.testing.assert_close(run(layer, 3)[0], run(dense, 3)[0])
+    assert (run(layer, 16)[0] - run(dense, 16)[0]).abs().max() > 1e-3
+    assert run(layer, 32)[1] == 2 * run(layer, 16)[1]
+    assert run(dense, 32)[1] > 2 * run(dense, 16)[1]
 
 
 def test_default_has_cross_attention_in_every_residual_block():

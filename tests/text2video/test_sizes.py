@@ -5,12 +5,16 @@ import shutil
 import pytest
 from PIL import Image
 
+import train_text2video
+from models.autoencoder import VideoAutoencoder
 from tests.clips import moving_clip
 from tests.data.folders import add_clip
 from tests.text2video.running import losses, train
+from tests.tiny_autoencoders import tiny_autoencoder
 from utils.evaluation.samples import TrainingClips
 from utils.runs.checkpoint import list_checkpoints
 from utils.runs.model_file import load_model
+from utils.runs.new_model import noise_shift_of
 from video_dataset import TextVideoDataset
 
 
@@ -30,6 +34,27 @@ def test_frames_may_be_wider_than_high(mixed, tmp_path):
     train(mixed, tmp_path / "run", "--height", "16", "--width", "24", "--max_train_steps", "2")
     model = load_model(tmp_path / "run" / "best_model.pth")
     assert (model["height"], model["width"]) == (16, 24)
+
+
+def test_the_automatic_noise_shift_is_of_what_the_network_sees(mixed):
+    argv = [
+        "--data_dir",
+        str(mixed),
+        "--noise_shift",
+        "auto",
+        "--num_frames",
+        "32",
+        "--height",
+        "128",
+        "--width",
+        "256",
+    ]
+    args = train_text2video.parse_args(argv)
+    assert noise_shift_of(args) == 8  # 64 times a quarter of 16x64x64
+    autoencoder = VideoAutoencoder(tiny_autoencoder("AutoencoderKL"))  # half of either side
+    assert noise_shift_of(args, autoencoder) == 8  # 32 x 64 x 128, 64 times 64x64
+    args.noise_shift = 1.5
+    assert noise_shift_of(args, autoencoder) == 1.5
 
 
 def test_a_run_on_buckets_and_pictures_resumes_to_the_bit(mixed, tmp_path):

@@ -22,6 +22,14 @@ def add_sampling_args(parser: argparse.ArgumentParser) -> None:
         help="keeps the clip in the range of pixels; default: static, none for a model of latents",
     )
     group.add_argument("--num_frames", type=integer(1, 4096), help="default: as in training")
+    group.add_argument(
+        "--window_frames",
+        type=integer(1, 4096),
+        help="draw a longer video in overlapping windows of so many frames; default: all frames at once",
+    )
+    group.add_argument(
+        "--window_overlap", type=integer(1, 4095), help="frames that two windows share; default: half of a window"
+    )
     group.add_argument("--frame_size", type=integer(8, 4096), help="height and width; default: as in training")
     group.add_argument("--height", type=integer(8, 4096), help="overrides --frame_size")
     group.add_argument("--width", type=integer(8, 4096), help="overrides --frame_size")

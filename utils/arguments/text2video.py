@@ -6,7 +6,7 @@ from pathlib import Path
 
 from utils.arguments.buckets import as_bucket
 from utils.arguments.data import size_multiple
-from utils.cli import choice, integer, number
+from utils.cli import choice, either, integer, number
 
 
 def add_model_args(parser: argparse.ArgumentParser) -> None:
@@ -87,6 +87,13 @@ def add_model_args(parser: argparse.ArgumentParser) -> None:
         help="1 or 0 per level: attend along time; default all",
     )
     group.add_argument(
+        "--temporal_window",
+        type=integer(1, 4096),
+        default=None,
+        help="attention over time in groups of so many frames (of latents, where there are), which see the groups "
+        "beside: for long clips; default: all frames see each other",
+    )
+    group.add_argument(
         "--conv_type", type=choice("full", "factorised"), default="full", help="3x3x3 convolutions, or 1x3x3 then 3x1x1"
     )
     group.add_argument(
@@ -146,9 +153,9 @@ def add_model_args(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--snr_gamma", type=number(0, above=True), default=5.0, help="cap of the loss weighting")
     group.add_argument(
         "--noise_shift",
-        type=number(0, above=True),
+        type=either("auto", number(0, above=True)),
         default=2.0,
-        help="multiplies the noise level of the schedule; 1 is the papers'",
+        help="multiplies the noise level of the schedule; 1 is the papers', auto grows with size and length",
     )
     group.add_argument(
         "--noise_schedule",
@@ -230,6 +237,8 @@ def check_model_args(args: argparse.Namespace) -> Iterator[str]:
         yield "--image_share: pictures teach nothing while the image model is frozen; leave it out"
     if args.network == "motion" and (not args.init_from_2d or _is_unet_alone(args.init_from_2d)):
         yield "--network motion: is built around a Stable Diffusion pipeline; name it with --init_from_2d"
+    if args.network == "motion" and args.temporal_window:
+        yield "--temporal_window: is for --network unet3d"
     if args.motion_adapter is not None and args.network != "motion":
         yield "--motion_adapter: is for --network motion"
     if args.init_from and args.init_from_2d:

@@ -63,9 +63,14 @@ class Generator:
                 autoencoder.latent_shape(self.num_frames, self.height, self.width)
             except ValueError as error:
                 raise UserError(f"--num_frames: {error}") from None
+        self.windows = self._windows(args)
         most = self.model.diffusion.unet.most_frames
-        if most is not None and self.num_frames > most:
-            raise UserError(f"--num_frames: got {self.num_frames}, this model takes at most {most}")
+        at_once = self.windows.get("window_frames", self.num_frames)
+        if most is not None and at_once > most:
+            flag = "--window_frames" if self.windows else "--num_frames"
+            raise UserError(
+                f"{flag}: got {at_once}, this model takes at most {most}; --window_frames {most} draws more"
+            )
         thresholding = args.thresholding or self.model.diffusion.default_thresholding
         if autoencoder is not None and thresholding != "none":
             raise UserError(f"--thresholding: {thresholding} is for pixels, and this model has latents; leave it out")
@@ -90,6 +95,7 @@ class Generator:
             "guidance_rescale": args.guidance_rescale,
             "thresholding": thresholding,
             "precision": precision,
+            **self.windows,
         }
         # How training read its clips, as arguments of TextVideoDataset; older model files do not say it.
         self.reading = {
@@ -102,6 +108,26 @@ class Generator:
             args.output_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--output_dir: {args.output_dir} cannot be made ({error.strerror})") from None
+
+    def _windows(self, args: argparse.Namespace) -> dict[str, int]:
+        """window_frames and window_overlap of a video that is longer than its window; of others nothing. Raises
+        UserError for those that cannot be."""
+        window, overlap = args.window_frames, args.window_overlap
+        if window is None or window >= self.num_frames:
+            return {}
+        overlap = overlap or window // 2
+        if not 1 <= overlap < window:
+            raise UserError(f"--window_overlap: got {overlap}, must be less than --window_frames, {window}")
+        if self.model.autoencoder is not None:
+            try:
+                frames = self.model.autoencoder.latent_shape(window, self.height, self.width)[1]
+            except ValueError as error:
+                raise UserError(f"--window_frames: {error}") from None
+            if frames < 2:
+                raise UserError(f"--window_frames: {window} frames are one of latents, and windows have to overlap")
+        elif window < 2:
+            raise UserError("--window_frames: got 1, and windows have to overlap")
+        return {"window_frames": window, "window_overlap": overlap}
 
     def plan(self, groups: dict[str, list[str]], first: int = 0) -> list[Job]:
         """One job per prompt, numbered from `first`; says which prompts are cut and which words mean nothing here."""
@@ -172,6 +198,7 @@ class Generator:
                 guidance_scale=self.settings["guidance_scale"],
                 guidance_rescale=self.args.guidance_rescale,
                 thresholding=self.settings["thresholding"],
+                **self.windows,
                 on_step=bar.update,
             )
         for job, video in zip(jobs, videos, strict=True):

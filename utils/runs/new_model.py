@@ -124,6 +124,7 @@ def make_unet(args: argparse.Namespace, cross_attention_dim: int, channels: int 
         "conv_type": args.conv_type,
         "temporal_attention_levels": as_bools(args.temporal_attention_levels),
         "position_features": args.position_features,
+        "temporal_window": args.temporal_window,
     }
     if args.init_from_2d is not None:
         if args.network == "motion":
@@ -162,9 +163,20 @@ def with_trainable(unet, args: argparse.Namespace):
     return unet
 
 
-def make_diffusion(args: argparse.Namespace, unet):
-    """The diffusion that the flags describe, around the U-Net. Raises UserError for a --scheduler_config that it cannot
-    follow, or whose prediction does not go with --loss_weighting."""
+def noise_shift_of(args: argparse.Namespace, autoencoder=None) -> float:
+    """--noise_shift as a number: `auto` follows from what the network sees of a clip of --num_frames and --frame_size."""
+    from models.diffusion.noise_schedule import noise_shift_for
+
+    if args.noise_shift != "auto":
+        return args.noise_shift
+    shape = args.num_frames, *frame_shape(args)
+    shape = shape if autoencoder is None else autoencoder.latent_shape(*shape)[1:]
+    return noise_shift_for(*shape, latents=autoencoder is not None)
+
+
+def make_diffusion(args: argparse.Namespace, unet, autoencoder=None):
+    """The diffusion that the flags describe, around the U-Net, for clips or for the latents of an autoencoder. Raises
+    UserError for a --scheduler_config that it cannot follow, or whose prediction does not go with --loss_weighting."""
     from models.diffusion.text2video import TextToVideoDiffusion
     from utils.pretrained.image_model import read_scheduler
 
@@ -175,7 +187,7 @@ def make_diffusion(args: argparse.Namespace, unet):
             args.prediction_type,
             args.loss_weighting,
             args.snr_gamma,
-            args.noise_shift,
+            noise_shift_of(args, autoencoder),
             args.zero_terminal_snr,
             args.text_dropout,
             args.timestep_sampling,

@@ -20,6 +20,7 @@ MOTION_UNET = ("layers.py", "adapters/motion_unet.py")
 PATCH_AUTOENCODER = ("layers.py", "patch_autoencoder.py")
 PIPELINE = (
     *PATCH_AUTOENCODER,
+    "windows.py",
     "autoencoder.py",
     "diffusion/noise_schedule.py",
     "diffusion/text2video.py",
