@@ -68,9 +68,8 @@ class Generator:
         at_once = self.windows.get("window_frames", self.num_frames)
         if most is not None and at_once > most:
             flag = "--window_frames" if self.windows else "--num_frames"
-            raise UserError(
-                f"{flag}: got {at_once}, this model takes at most {most}; --window_frames {most} draws more"
-            )
+            way_out = f"--window_frames {most} draws more"
+            raise UserError(f"{flag}: got {at_once}, this model takes at most {most}; {way_out}")
         thresholding = args.thresholding or self.model.diffusion.default_thresholding
         if autoencoder is not None and thresholding != "none":
             raise UserError(f"--thresholding: {thresholding} is for pixels, and this model has latents; leave it out")

@@ -164,7 +164,7 @@ def with_trainable(unet, args: argparse.Namespace):
 
 
 def noise_shift_of(args: argparse.Namespace, autoencoder=None) -> float:
-    """--noise_shift as a number: `auto` follows from what the network sees of a clip of --num_frames and --frame_size."""
+    """--noise_shift as a number: `auto` follows from what the network sees of a clip: pixels or latents."""
     from models.diffusion.noise_schedule import noise_shift_for
 
     if args.noise_shift != "auto":
