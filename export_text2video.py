@@ -54,11 +54,11 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
 
 def main(args: argparse.Namespace) -> None:
     from models.diffusion.captioned import CaptionedDiffusion
+    from utils.export.model_card import model_card
+    from utils.export.pipeline_folder import save_pipeline
     from utils.files import size, whole_folder, write_text
     from utils.pretrained.autoencoder import unpack_autoencoder
-    from utils.runs.model_card import model_card
     from utils.runs.model_file import load_model, unpack_model
-    from utils.runs.pipeline_folder import save_pipeline
     from utils.tensors import tensor_bytes
 
     stored = load_model(args.checkpoint)

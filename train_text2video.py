@@ -39,7 +39,7 @@ from utils.runs.new_model import (
 
 # See FREE_ON_RESUME.
 FREE = FREE_ON_RESUME | {"preset", "config", "num_epochs", "cache_mb", "validation_prompts", "data_dir"}
-FREE |= {"evaluate_every", "evaluate_prompts", "text_cache_mb"}
+FREE |= {"dry_run", "evaluate_every", "evaluate_prompts", "text_cache_mb"}
 
 REMEDIES = (
     "a smaller --batch_size (with --gradient_accumulation_steps for the same effect), --gradient_checkpointing, "
@@ -72,6 +72,7 @@ def add_training_args(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--gradient_checkpointing", action="store_true", help="recompute activations: less memory, a third more time"
     )
+    group.add_argument("--dry_run", action="store_true", help="print what fits into memory and leave")
     add_run_args(group, "./checkpoints/text2video_<time>")
 
     group = parser.add_argument_group("logs")
@@ -87,6 +88,8 @@ def add_training_args(parser: argparse.ArgumentParser) -> None:
 
 def check_args(args: argparse.Namespace) -> Iterator[str]:
     yield from check_model_args(args)
+    if args.dry_run:
+        return
     if not args.data_dir.is_dir():
         yield f"--data_dir: there is no folder {args.data_dir}; `python video_dataset.py` writes ./demo_video_data"
     elif args.evaluate_every and not (args.data_dir / "dataset.json").is_file():
@@ -95,6 +98,12 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.dry_run:
+        from utils.runs.memory_report import memory_report
+
+        print(memory_report(args))
+        return
+
     from models.diffusion.captioned import CaptionedDiffusion
     from utils.latents.latent_clips import as_clips
     from utils.pretrained.autoencoder import pack_autoencoder

@@ -97,7 +97,7 @@ def predict(size: tuple[int, ...]) -> dict[str, int]:
     from torch.autograd.graph import saved_tensors_hooks
 
     from benchmarks.text2video.peers import TEXT_DIM, TOKENS
-    from models.svd.ledger import CudaAutocast
+    from models.ledger import CudaAutocast
     from utils.runs.new_model import make_unet
 
     with torch.device("meta"):

@@ -1,18 +1,13 @@
 """How many bytes training Stable Video Diffusion needs, counted on the meta device: no weights, no GPU, seconds."""
 
 import re
-import weakref
 from collections import Counter
-from contextlib import contextmanager
-from functools import partial
 
 import torch
 from diffusers import UNetSpatioTemporalConditionModel
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
+from models.ledger import saved_storages
 from models.svd.memory import (
     enable_full_checkpointing,
     lora_target_modules,
@@ -153,23 +148,10 @@ def saved_bytes(unet: nn.Module, size: tuple[int, int, int, int]) -> tuple[Count
 
     size: (B, T, H, W) of the latents. What two blocks share counts for both of them, and once for the levels.
     """
-    saved, modules = [], [""]
-
-    def pack(tensor: Tensor) -> _Saved:
-        kept = _Saved(tensor, modules[-1])
-        saved.append(weakref.ref(kept))
-        return kept
-
-    with _module_names(unet, modules), saved_tensors_hooks(pack, _Saved.unpack), CudaAutocast() as autocast:
-        output = unet(*_meta_inputs(unet.config, *size), return_dict=False)
     by_level, by_block = {}, {}  # of each storage
-    weights = {tensor.untyped_storage()._cdata for tensor in (*unet.parameters(), *autocast.copies.values())}
-    for kept in filter(None, (reference() for reference in saved)):  # autograd has let go of the rest
-        storage = kept.tensor.untyped_storage()
-        if storage._cdata not in weights:
-            by_level.setdefault(storage._cdata, (_level(kept.module, unet), storage.nbytes()))
-            by_block[_block(kept.module), storage._cdata] = storage.nbytes()
-    del output  # it held what autograd saved
+    for kept in saved_storages(unet, *_meta_inputs(unet.config, *size), return_dict=False):
+        by_level.setdefault(kept.storage, (_level(kept.module, unet), kept.nbytes))
+        by_block[_block(kept.module), kept.storage] = kept.nbytes
     levels, blocks = Counter(), Counter()
     for level, nbytes in by_level.values():
         levels[level] += nbytes
@@ -199,68 +181,3 @@ def _block(module: str) -> str:
     """The residual or transformer block that a module belongs to, "" if none."""
     match = BLOCK.match(module)
     return match[0] if match else ""
-
-
-@contextmanager
-def _module_names(unet: nn.Module, stack: list[str]):
-    """Inside the block, stack ends with the name of the module whose forward is running."""
-
-    def enter(name, module, args):
-        stack.append(name)
-
-    def leave(module, args, output):
-        stack.pop()
-
-    handles = []
-    for name, module in unet.named_modules():
-        handles += module.register_forward_pre_hook(partial(enter, name)), module.register_forward_hook(leave)
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-class _Saved:
-    """A tensor that autograd holds, and the module that was running when it was saved."""
-
-    def __init__(self, tensor: Tensor, module: str):
-        self.tensor, self.module = tensor, module
-
-    def unpack(self) -> Tensor:
-        return self.tensor
-
-
-class CudaAutocast(TorchFunctionMode):
-    """CUDA's bfloat16 autocast and flash attention, for the functions of this U-Net on the meta device."""
-
-    DTYPES = {
-        functional.linear: torch.bfloat16,
-        functional.conv2d: torch.bfloat16,
-        functional.conv3d: torch.bfloat16,
-        functional.scaled_dot_product_attention: torch.bfloat16,
-        functional.group_norm: torch.float32,
-        functional.layer_norm: torch.float32,
-    }
-
-    def __init__(self):
-        super().__init__()
-        self.copies = {}  # of the trained weights: autocast makes each of them once
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if function in self.DTYPES:
-            args = [self.cast(value, self.DTYPES[function]) for value in args]
-            kwargs = {name: self.cast(value, self.DTYPES[function]) for name, value in kwargs.items()}
-        if function is functional.scaled_dot_product_attention:
-            return torch.ops.aten._scaled_dot_product_flash_attention(*args)[0]
-        return function(*args, **kwargs)
-
-    def cast(self, value, dtype: torch.dtype):
-        if not isinstance(value, Tensor) or value.dtype == dtype:
-            return value
-        if not (value.is_leaf and value.requires_grad):
-            return value.to(dtype)
-        if id(value) not in self.copies:
-            self.copies[id(value)] = value.to(dtype)
-        return self.copies[id(value)]

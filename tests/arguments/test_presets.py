@@ -34,7 +34,9 @@ def refused(argv: list[str], capsys) -> list[str]:
 
 
 def test_each_trainer_has_its_presets():
-    assert {name for folder, name in PRESETS if folder == "text2video"} == {"base", "demo", "demo256", "tiny"}
+    assert {name for folder, name in PRESETS if folder == "text2video"} == {
+        *("base", "demo", "demo256", "tiny", "latent256", "latent512", "sd15")
+    }
     assert {name for folder, name in PRESETS if folder == "autoencoder"} == {"base", "small"}
     assert {name for folder, name in PRESETS if folder == "svd"} == {"guide", "24gb", "16gb", "lora"}
 

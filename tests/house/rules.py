@@ -19,7 +19,7 @@ LAYERS = (
     ("utils.frame_folders", "utils.latents"),
     ("utils.pretrained",),
     ("utils.runs",),
-    ("utils.logs", "utils.svd"),
+    ("utils.export", "utils.logs", "utils.svd"),
     ("utils.training",),
     ("utils.evaluation",),
     ("scripts",),

@@ -19,7 +19,7 @@ from tests.text2video.conftest import run_dir  # noqa: F401  (a fixture)
 from tests.text2video.running import generate, train
 from tests.tiny_autoencoders import tiny_autoencoder
 from utils.cli import UserError
-from utils.runs import pipeline_folder
+from utils.export import pipeline_folder
 
 PROMPTS = ["a red circle", "a blue square moving left and up again"]  # of different lengths: one is padded
 

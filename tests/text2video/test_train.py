@@ -103,6 +103,16 @@ def test_a_frozen_encoder_read_once_trains_as_one_read_in_every_step(data, tmp_p
     assert once["val_loss"] == pytest.approx(always["val_loss"], rel=1e-5)
 
 
+def test_dry_run_counts_without_data_weights_or_a_run_folder(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = train_text2video.parse_args(["--preset", "tiny", "--dry_run", "--batch_size", "3"])
+    train_text2video.main(args)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("4 frames of 16x16, to the network 3x4x16x16; batch 3, without")
+    table = [line.split(", ")[0].strip() for line in lines if line.endswith("yes")]
+    assert table == [str(batch) for batch in (1, 2, 3, 4, 8, 16) for _ in range(2)] and not list(tmp_path.iterdir())
+
+
 def test_a_larger_resolution_starts_from_the_weights_of_a_smaller_one(run_dir, data, tmp_path, capsys):
     flags = ["--init_from", str(run_dir), "--frame_size", "32", "--num_frames", "6", "--max_train_steps", "1"]
     train(data, tmp_path / "run", *flags, "--learning_rate", "1e-12")
