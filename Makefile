@@ -7,10 +7,14 @@ PIP_FLAGS ?=
 DEMO_DATA := demo_video_data
 DEMO_RUN := checkpoints/demo
 DEMO_VIDEOS := generated_videos/demo
+DEMO256_DATA := demo256_video_data
+DEMO256_VAE := checkpoints/demo256_vae
+DEMO256_RUN := checkpoints/demo256
+DEMO256_VIDEOS := generated_videos/demo256
 SVD_DEMO := svd_demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo svd-demo test benchmark-tests badinput damage faults reliability audit lint format clean
+.PHONY: help demo demo256 svd-demo test benchmark-tests badinput damage faults reliability audit lint format clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -31,6 +35,14 @@ demo: $(VENV)/installed ## data, training, videos and their score from nothing o
 	$(PY) video_dataset.py --output_dir $(DEMO_DATA)
 	$(PY) train_text2video.py --preset demo --data_dir $(DEMO_DATA) --output_dir $(DEMO_RUN) --resume auto --no_wandb
 	$(PY) evaluate_text2video.py --checkpoint $(DEMO_RUN) --data_dir $(DEMO_DATA) --output_dir $(DEMO_VIDEOS) --batch_size 16
+
+demo256: $(VENV)/installed ## the same at 16 frames of 256x256, in latents of an autoencoder that it trains first; resumes when typed again
+	$(PY) video_dataset.py --num_clips 1500 --num_frames 16 --frame_size 256 --output_dir $(DEMO256_DATA)
+	$(PY) train_autoencoder.py --preset small --data_dir $(DEMO256_DATA) --output_dir $(DEMO256_VAE) --max_train_steps 1000 \
+	    --resume auto --no_wandb
+	$(PY) train_text2video.py --preset demo256 --data_dir $(DEMO256_DATA) --vae $(DEMO256_VAE) \
+	    --latent_cache $(DEMO256_DATA)/latents --output_dir $(DEMO256_RUN) --resume auto --no_wandb
+	$(PY) evaluate_text2video.py --checkpoint $(DEMO256_RUN) --data_dir $(DEMO256_DATA) --output_dir $(DEMO256_VIDEOS)
 
 svd-demo: $(VENV)/installed ## SVD end to end in minutes with a tiny random model: shows that everything runs, not what SVD can do
 	$(PY) -m tests.tiny_svd $(SVD_DEMO)/tiny_svd
@@ -80,4 +92,4 @@ format: $(VENV)/installed-dev ## ruff: apply the format
 	$(PY) -m ruff format .
 
 clean: ## remove what the demo made (not .venv)
-	rm -rf $(DEMO_DATA) $(DEMO_RUN) $(DEMO_VIDEOS) $(SVD_DEMO)
+	rm -rf $(DEMO_DATA) $(DEMO_RUN) $(DEMO_VIDEOS) $(SVD_DEMO) $(DEMO256_DATA) $(DEMO256_VAE) $(DEMO256_RUN) $(DEMO256_VIDEOS)

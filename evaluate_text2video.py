@@ -19,6 +19,8 @@ from utils.cli import Parser, UserError, choice, integer, number, output_problem
 
 # torch and what is built on it are imported where they are used: --help and a misspelt flag answer at once.
 
+MOST_FAITHFUL = 200  # clips of the data that are compressed and judged, of which one in a hundred is at the limit
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
@@ -90,7 +92,7 @@ def main(args: argparse.Namespace) -> None:
         print(compare_runs(args.compare))
         return
 
-    from utils.evaluation.benchmark import demo_settings, judge_samples
+    from utils.evaluation.benchmark import demo_settings, faithfulness, judge_samples
     from utils.evaluation.report import write_report
     from utils.evaluation.samples import find_samples, read_samples, reading_of
     from utils.evaluation.scores import CORE, confusion, score_groups, score_table
@@ -113,9 +115,13 @@ def main(args: argparse.Namespace) -> None:
         result["confusion"] = {name: confusion(every, name) for name in (*CORE, "speed", "size")}
         print(score_table(result["groups"]))
 
-    # The data: distances, motion, copies.
+    # The data: distances, motion, copies; of the demo's also outlines and backgrounds.
     reading = about.get("reading") or reading_of(samples[0], args.target_fps)
-    result |= against_data(args, samples, reading)
+    training = training_clips(args, reading)
+    result |= against_data(args, samples, training)
+    if demo is not None:
+        verdicts = [verdict for _, verdict in every]
+        result["faithful"] = faithfulness(verdicts, training.spread(min(args.num_real, MOST_FAITHFUL)), args.fps)
     print_data(result)
 
     args.output_dir.mkdir(parents=True, exist_ok=True)
@@ -147,19 +153,23 @@ def draw_samples(args: argparse.Namespace, demo: dict | None) -> tuple[list, dic
     return samples, {**generator.about, "settings": generator.settings, "reading": generator.reading}
 
 
-def against_data(args: argparse.Namespace, samples: list, reading: dict) -> dict:
-    """Distances, motion and nearest training clips of the samples, against the clips of --data_dir read in one way."""
+def training_clips(args: argparse.Namespace, reading: dict):
+    """The training clips of --data_dir, read as the model or the samples say."""
+    from utils.evaluation.samples import TrainingClips
+    from video_dataset import TextVideoDataset
+
+    return TrainingClips(TextVideoDataset(args.data_dir, **reading, augment=False, split="train"))
+
+
+def against_data(args: argparse.Namespace, samples: list, training) -> dict:
+    """Distances, motion and nearest training clips of the samples, against training clips."""
     from models.metrics.distances import MIN_CLIPS, frechet_distance, kernel_distance, mean_interval
     from utils.evaluation.memorisation import nearest_training_clips
     from utils.evaluation.motion_statistics import compare_motion, motion_statistics
-    from utils.evaluation.samples import TrainingClips
     from utils.evaluation.video_metrics import clip_score, fvd, load_features
-    from video_dataset import TextVideoDataset
 
-    dataset = TextVideoDataset(args.data_dir, **reading, augment=False, split="train")
-    training = TrainingClips(dataset)
     real, clips = training.spread(args.num_real), [sample.frames for sample in samples]
-    found = {"data": dataset.fingerprint(), "num_videos": len(clips), "num_real": len(real), "distances": {}}
+    found = {"data": training.dataset.fingerprint(), "num_videos": len(clips), "num_real": len(real), "distances": {}}
 
     if min(len(clips), len(real)) < MIN_CLIPS:
         print(f"{len(clips)} videos and {len(real)} training clips: distances need at least {MIN_CLIPS} of each")
@@ -201,6 +211,9 @@ def print_data(found: dict) -> None:
         print(f"  {comparison.generated.kind}: {comparison.generated}, of the data {comparison.real}: {verdict}")
     for share in found["copies"].values():
         print(f"  {share.kind}: {share}")
+    for name, each in found.get("faithful", {}).items():
+        medians = f"{each['median']:.3g}, of the data {each['median_of_data']:.3g}"
+        print(f"  {each['share'].kind}: {each['share']}; median {name} {medians}")
 
 
 if __name__ == "__main__":

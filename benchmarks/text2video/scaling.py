@@ -94,36 +94,16 @@ def base_settings():
 def predict(size: tuple[int, ...]) -> dict[str, int]:
     """Bytes that a training step of the base preset needs on a CUDA card, by item, for clips of size (B, T, H, W)."""
     import torch
-    from torch.autograd.graph import saved_tensors_hooks
 
     from benchmarks.text2video.peers import TEXT_DIM, TOKENS
-    from models.ledger import CudaAutocast
+    from models.ledger import step_bytes
     from utils.runs.new_model import make_unet
 
     with torch.device("meta"):
         unet = make_unet(base_settings(), TEXT_DIM).to("meta").train()
         B, T, H, W = size
         inputs = torch.empty(B, 3, T, H, W), torch.zeros(B), torch.empty(B, TOKENS, TEXT_DIM)
-    kept = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor), CudaAutocast() as autocast:
-        unet(*inputs)
-    weights = {t.untyped_storage()._cdata for t in (*unet.parameters(), *autocast.copies.values())}
-    parameters = sum(parameter.numel() for parameter in unet.parameters())
-    items = {
-        "weights": 4 * parameters,
-        "autocast copies": 2 * parameters,
-        "gradients": 4 * parameters,
-        "optimizer": 8 * parameters,
-        "moving average": 4 * parameters,
-        "activations": sum(storage.nbytes() for key, storage in kept.items() if key not in weights),
-    }
-    return items | {"total": sum(items.values())}
+    return step_bytes(unet, inputs)
 
 
 def base_preset_peak(size: tuple[int, ...]) -> int | None:

@@ -106,7 +106,12 @@ def train(work: Path, name: str, steps: int) -> dict:
 
 def script(name: str, *flags, data: Path) -> None:
     """Run one of the scripts as a user would. Raises UserError if it fails."""
-    command = [sys.executable, str(ROOT / name), "--data_dir", str(data / "data"), *map(str, flags)]
+    run_script(name, "--data_dir", data / "data", *flags)
+
+
+def run_script(name: str, *flags) -> None:
+    """Run a script of this repository in a process of its own. Raises UserError if it fails."""
+    command = [sys.executable, str(ROOT / name), *map(str, flags)]
     if subprocess.run(command, cwd=ROOT).returncode:
         raise UserError(f"{' '.join(command)} failed, see above")
 

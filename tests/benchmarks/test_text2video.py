@@ -8,7 +8,7 @@ import torch
 
 import train_text2video
 from benchmarks import measure
-from benchmarks.text2video import ablation, autoencoders, peers, sampling, scaling, time_to_prompt, train_step
+from benchmarks.text2video import ablation, autoencoders, demo256, peers, sampling, scaling, time_to_prompt, train_step
 from utils.demo_data.demo_dataset import write_demo_dataset
 
 pytestmark = pytest.mark.benchmarks
@@ -185,6 +185,29 @@ def test_memory_of_a_step_is_predicted_from_what_autograd_keeps():
     assert small["total"] == sum(small.values()) - small["total"]
     assert small["optimizer"] == 2 * small["weights"] and large["weights"] == small["weights"]
     assert 3.9 < large["activations"] / small["activations"] < 4.6  # by the pixel, and attention by its square
+
+
+def test_the_demo_in_latents_is_measured_beside_pixels_and_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    flags = [
+        "--work_dir",
+        str(tmp_path / "work"),
+        "--seeds",
+        "3",
+        "--num_clips",
+        "16",
+        "--num_prompts",
+        "1",
+        "--pixels",
+    ]
+    args = demo256.parse_args([*flags, "--autoencoder_steps", "2", "--steps", "14"])
+    demo256.main(args)
+    runs = json.loads((tmp_path / "demo256.json").read_text())["runs"]
+    assert [found["step"] for found in runs.values()] == [14, 1, 5]  # as many multiplications
+    assert set(runs["latents, seed 3"]["seconds"]) == {"data", "autoencoder", "latents", "latents, judged"}
+    monkeypatch.setattr(time_to_prompt, "run_script", None)
+    demo256.main(args)  # nothing is run again
+    assert json.loads((tmp_path / "demo256.json").read_text())["runs"] == runs
 
 
 def test_sampling_weighs_time_against_accuracy(tmp_path, monkeypatch, capsys):

@@ -11,6 +11,7 @@ import pytest
 from utils.decoding.probe import probe_video
 from utils.decoding.read import read_frames
 from utils.demo_data import shapes
+from utils.evaluation.benchmark import faithfulness
 from utils.evaluation.judge import judge, wanted
 from utils.evaluation.scores import chance, right
 from utils.video.encode import write_video
@@ -101,6 +102,22 @@ def test_slight_blur_changes_nothing():
             for frames, attributes in real_clips(24, size)
         )
         assert min(shares(blurred).values()) >= 0.95
+
+
+def test_ragged_outlines_and_noisy_backgrounds_are_told_apart(tmp_path):
+    clips = [frames for frames, _ in real_clips(24, 64)]
+    rng = np.random.default_rng(0)
+    coarse = [cv2.resize(frame, (16, 16), interpolation=cv2.INTER_AREA) for clip in clips for frame in clip]
+    coarse = [cv2.resize(frame, (64, 64), interpolation=cv2.INTER_NEAREST) for frame in coarse]
+    ragged = np.array(coarse).reshape(24, 8, 64, 64, 3)
+    noisy = [np.clip(clip + rng.normal(0, 3, clip.shape), 0, 255).astype(np.uint8) for clip in clips]
+    for videos, crisp, still in ((clips, True, True), (ragged, False, True), (noisy, True, False)):
+        found = faithfulness([judge(video) for video in videos], clips, 8)
+        within = {name: each["share"].value for name, each in found.items()}
+        assert (within["misfit"] >= 0.95, within["flicker"] >= 0.95) == (crisp, still)
+        assert (within["misfit"] <= 0.1 or crisp) and (within["flicker"] <= 0.1 or still)
+    nothing = judge(np.zeros((8, 64, 64, 3), np.uint8))
+    assert faithfulness([judge(clips[0]), nothing], clips, 8)["misfit"]["share"].value == 0.5
 
 
 @pytest.mark.parametrize("sigma", [0, 1, 2, 4, 8])  # px over which the noise is smooth

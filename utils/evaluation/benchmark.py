@@ -5,8 +5,13 @@ shows what its prompt says.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
+
+from models.metrics.distances import share_interval
 from utils.demo_data import shapes
 from utils.evaluation.judge import Verdict, judge, wanted
 from utils.evaluation.samples import Sample
@@ -36,6 +41,42 @@ def judge_samples(samples: list[Sample]) -> dict[str, list[tuple[dict, Verdict]]
     for sample in tqdm(samples, desc="judging", unit="video"):
         rows.setdefault(sample.group, []).append((wanted(sample.prompt), judge(sample.frames)))
     return rows
+
+
+FAITHFUL = {"misfit": "as crisp as the data", "flicker": "background as still as the data's"}
+OF_THE_DATA = 0.99  # quantile: what a clip of the data itself exceeds once in a hundred times
+UNSEEN = {"misfit": 0.0, "flicker": 0.5}  # half a level is what rounding does; a codec keeps a still picture to the bit
+
+
+def faithfulness(verdicts: list[Verdict], real: Iterable[np.ndarray], fps: float) -> dict[str, dict]:
+    """Are outlines as crisp and backgrounds as still as the data's? For each of FAITHFUL: the "share" of videos, a
+    Distance, that lie within the data's own 99 % range, the "limit" of that, and both medians.
+
+    real: clips of the data, uint8 RGB (T, H, W, 3), of the videos' size and length. They are compressed as the videos
+    are, for what is lost there is no fault of the model. A video without an object lies outside.
+    """
+    from utils.decoding.probe import probe_video
+    from utils.decoding.read import read_frames
+    from utils.video.encode import write_video
+
+    theirs = []
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "clip.mp4")
+        for clip in real:
+            write_video(path, clip, fps)
+            theirs.append(judge(read_frames(probe_video(path), range(len(clip)))))
+    found = {}
+    for name, kind in FAITHFUL.items():
+        own = [getattr(verdict, name) for verdict in verdicts]
+        data = [value for verdict in theirs if (value := getattr(verdict, name)) is not None]
+        if not data or all(value is None for value in own):
+            continue
+        limit = max(float(np.quantile(data, OF_THE_DATA)), UNSEEN[name])
+        within = [value is not None and value <= limit for value in own]
+        median = float(np.median([value for value in own if value is not None]))
+        share = share_interval(within, f"share of videos {kind}")
+        found[name] = {"share": share, "limit": limit, "median": median, "median_of_data": float(np.median(data))}
+    return found
 
 
 def judge_model(model, num_prompts: int, hard: bool, batch_size: int, settings: dict) -> dict[str, list]:

@@ -71,6 +71,8 @@ class Verdict:
     travel: float | None = None  # from the first to the last frame, fraction of the frame, along the larger axis
     radius: float | None = None  # of the circle of the same area, fraction of the frame
     frames_seen: int = 0  # frames with an object
+    misfit: float | None = None  # of the shape, mean over the frames: see Blob
+    flicker: float | None = None  # mean change from frame to frame far from the object, 8-bit levels
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,21 @@ def judge(frames: np.ndarray) -> Verdict:
         travel=float(distance),
         radius=radius,
         frames_seen=len(seen),
+        misfit=float(misfits[:, best].mean()),
+        flicker=flicker_of(frames, dict(zip(seen, blobs, strict=True))),
     )
+
+
+def flicker_of(frames: np.ndarray, blobs: dict[int, "Blob"]) -> float | None:
+    """Mean absolute change from frame to frame, in 8-bit levels, of what is two radii or more from the object in both;
+    None where that is less than a tenth of every frame. The backgrounds of the demo stand still."""
+    y, x = np.mgrid[: frames.shape[1], : frames.shape[2]] + 0.5
+    far = {t: np.hypot(x - blob.centre[0], y - blob.centre[1]) > 2 * blob.radius for t, blob in blobs.items()}
+    changes = []
+    for t in far:
+        if t + 1 in far and (still := far[t] & far[t + 1]).mean() >= 0.1:
+            changes.append(np.abs(frames[t + 1][still].astype(np.float32) - frames[t][still]).mean())
+    return float(np.mean(changes)) if changes else None
 
 
 def find_object(frame: np.ndarray) -> Blob | None:

@@ -88,6 +88,10 @@ def _data(result: dict) -> list[str]:
         for pair in result["motion"].values()
     ]
     lines += [[share.kind, str(share), ""] for share in result["copies"].values()]
+    lines += [
+        [each["share"].kind, str(each["share"]), f"median {name} {each['median']:.3g}, {each['median_of_data']:.3g}"]
+        for name, each in result.get("faithful", {}).items()
+    ]
     heading = f"<h2>Against {result['num_real']} training clips</h2>"
     return [heading, table(["", "videos [95 % interval]", "training clips"], lines)]
 
