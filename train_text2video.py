@@ -115,7 +115,8 @@ def main(args: argparse.Namespace) -> None:
 
     run = TrainingRun(args, "text2video", FREE, REMEDIES)
     accelerator, say = run.accelerator, run.say
-    args = adopted(args)  # an image model brings its autoencoder, text encoder and schedule
+    with accelerator.main_process_first():
+        args = adopted(args)  # an image model brings its autoencoder, text encoder and schedule
     if args.vae != "none" and args.vae == args.init_from_2d:
         say(f"{args.vae} is adopted whole: U-Net, autoencoder, text encoder, {args.scheduler_config.name}")
 

@@ -183,7 +183,7 @@ def test_scaling_fits_the_exponents_of_its_curves(tmp_path, monkeypatch, capsys)
 def test_memory_of_a_step_is_predicted_from_what_autograd_keeps():
     small, large = (scaling.predict((1, 16, size, size)) for size in (32, 64))
     assert small["total"] == sum(small.values()) - small["total"]
-    assert small["optimizer"] == 2 * small["weights"] and large["weights"] == small["weights"]
+    assert small["optimizer"] == 2 * small["trained weights"] and large["gradients"] == small["gradients"]
     assert 3.9 < large["activations"] / small["activations"] < 4.6  # by the pixel, and attention by its square
 
 

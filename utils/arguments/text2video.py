@@ -115,8 +115,13 @@ def add_model_args(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--init_from_2d",
         default=None,
-        help="folder or hub name of a Stable Diffusion 1 or 2 pipeline, adopted whole (U-Net, autoencoder, text "
-        "encoder, schedule), or of a UNet2DConditionModel alone, to learn in pixels from",
+        help="folder, .safetensors file or hub name of a Stable Diffusion 1 or 2 pipeline, adopted whole (U-Net, "
+        "autoencoder, text encoder, schedule), or folder of a UNet2DConditionModel, to learn in pixels from",
+    )
+    group.add_argument(
+        "--init_from_2d_config",
+        default=None,
+        help="for a file: folder or hub name of a pipeline of its kind, for configuration and tokenizer alone",
     )
     group.add_argument(
         "--network",

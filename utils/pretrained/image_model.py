@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from utils.cli import UserError, printable
+from utils.pretrained.image_file import unpacked
 
 UNET_FILES = "config.json and diffusion_pytorch_model.safetensors, or a pipeline's unet/ with them"
 STEM = "diffusion_pytorch_model"
@@ -16,10 +17,13 @@ PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 def adopted(args: argparse.Namespace) -> argparse.Namespace:
     """The flags with all that a pipeline of --init_from_2d brings: its autoencoder, text encoder, schedule and
-    prediction type, and what its U-Net needs. As they are, without that flag or for a U-Net alone. Raises UserError in
-    one line if it is a pipeline of another kind, or if --vae names another autoencoder."""
+    prediction type, and what its U-Net needs. As they are, without that flag or for a U-Net alone. A pipeline in one
+    file is unpacked first, and the flag then names its folder. Raises UserError in one line if it is a pipeline of
+    another kind, or if --vae names another autoencoder."""
     if args.init_from_2d is None:
         return args
+    if (file := Path(args.init_from_2d).expanduser()).is_file():
+        args = argparse.Namespace(**vars(args) | {"init_from_2d": str(unpacked(file, args.init_from_2d_config))})
     folder = find_image_model(args.init_from_2d)
     if not (folder / "model_index.json").is_file():
         return args
