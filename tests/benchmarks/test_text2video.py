@@ -8,7 +8,8 @@ import torch
 
 import train_text2video
 from benchmarks import measure
-from benchmarks.text2video import ablation, autoencoders, demo256, peers, sampling, scaling, time_to_prompt, train_step
+from benchmarks.latents import autoencoders, demo256
+from benchmarks.text2video import ablation, peers, sampling, scaling, time_to_prompt, train_step
 from utils.demo_data.demo_dataset import write_demo_dataset
 
 pytestmark = pytest.mark.benchmarks

@@ -1,7 +1,7 @@
 """Which small autoencoder learns fastest? PatchAutoencoder and small configurations of diffusers' classes.
 
     python video_dataset.py --num_clips 700 --num_frames 17 --frame_size 256 --output_dir demo17
-    python -m benchmarks.text2video.autoencoders --data_dir demo17       # half an hour on two cores
+    python -m benchmarks.latents.autoencoders --data_dir demo17       # half an hour on two cores
 
 Clips of 16x256x256 of the demo (17 frames for causal classes) through 4x16x16 latents of 16 channels (5x16x16), the
 same loss, the same noise on the latents, each optimizer at the best of its learning rates, for the same seconds of

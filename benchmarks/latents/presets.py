@@ -1,6 +1,6 @@
 """What does a training step of the presets need, in pixels and in latents: multiplications and memory, counted.
 
-    python -m benchmarks.text2video.presets
+    python -m benchmarks.latents.presets
 
 Counted on the meta device from configurations, as `train_text2video.py --dry_run` does: no weights, no GPU. Result:
 results/presets.json.
@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> None:
     for name, of in rows.items():
         for how, found in of["needs"].items():
             print(f"{name}, {how}: {found['tflop_per_clip']} TFLOP a clip, {found['gib']} GiB")
-    result = {"command": "python -m benchmarks.text2video.presets", "rows": rows}
+    result = {"command": "python -m benchmarks.latents.presets", "rows": rows}
     print(write_result("presets", result))
 
 

@@ -1,7 +1,7 @@
 """What does the demo in latents learn and how long does it take; and what would as much compute learn in pixels?
 
-    python -m benchmarks.text2video.demo256 --work_dir DIR      # hours; goes on when typed again
-    python -m benchmarks.text2video.demo256 --work_dir DIR --seeds 0 --pixels
+    python -m benchmarks.latents.demo256 --work_dir DIR      # hours; goes on when typed again
+    python -m benchmarks.latents.demo256 --work_dir DIR --seeds 0 --pixels
 
 For each seed what `make demo256` does: clips of 16x256x256, an autoencoder, diffusion in its latents, videos of the
 benchmark's prompts, judged. With --pixels besides: the demo's network on the same clips at 16x64x64 pixels, in patches
@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> None:
 
 def command(args: argparse.Namespace) -> str:
     """What to type for the same, but for where its files lie."""
-    words = ["python -m benchmarks.text2video.demo256 --work_dir DIR --seeds", *args.seeds]
+    words = ["python -m benchmarks.latents.demo256 --work_dir DIR --seeds", *args.seeds]
     words += ["--pixels"] * args.pixels + ["--num_prompts", args.num_prompts]
     return " ".join(map(str, words))
 
