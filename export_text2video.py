@@ -11,6 +11,7 @@ The same prompt and seed give the frames of generate_text2video.py. A frozen tex
 """
 
 import argparse
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,11 +46,19 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
     args.output_dir = args.output_dir or run_dir / "pipeline"
     yield from output_problems(args.output_dir)
     if args.output_dir.is_dir() and any(args.output_dir.iterdir()):
-        older = (args.output_dir / "model_index.json").is_file()
-        if not older:
+        if not is_export(args.output_dir):
             yield f"--output_dir: {args.output_dir} holds other files; choose a new folder"
         elif not args.overwrite:
             yield f"--output_dir: {args.output_dir} holds an export already; --overwrite replaces it"
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder is one that this script wrote, which alone it may replace."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        return index["_class_name"] == ["pipeline", "TextToVideoPipeline"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def main(args: argparse.Namespace) -> None:
