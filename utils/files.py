@@ -50,32 +50,30 @@ def whole_files(folder: Path, needed: int) -> Iterator[Path]:
 
     needed: bytes that they will take. Raises UserError if the disk is full.
     """
-    partial = partial_path(folder)
-    try:
-        with explain_full_disk(folder, needed):
-            partial.mkdir(parents=True)
-            yield partial
-            folder.mkdir(exist_ok=True)
-            for path in sorted(partial.iterdir()):
-                os.replace(path, folder / path.name)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with _partial_folder(folder, needed) as partial:
+        yield partial
+        folder.mkdir(exist_ok=True)
+        for path in sorted(partial.iterdir()):
+            os.replace(path, folder / path.name)
 
 
 @contextmanager
 def whole_folder(folder: Path, needed: int) -> Iterator[Path]:
-    """A temporary folder beside `folder`, which takes its place when all is written.
+    """The same, but the temporary folder takes the place of `folder` and of all that was in it."""
+    with _partial_folder(folder, needed) as partial:
+        yield partial
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(partial, folder)
 
-    needed: bytes that it will take. Raises UserError if the disk is full.
-    """
+
+@contextmanager
+def _partial_folder(folder: Path, needed: int) -> Iterator[Path]:
     partial = partial_path(folder)
     try:
         with explain_full_disk(folder, needed):
             partial.mkdir(parents=True)
             yield partial
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
