@@ -1,6 +1,7 @@
 """Stable Diffusion in one file, under the names that Stability AI gave its tensors."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -48,10 +49,9 @@ def test_it_is_the_pipeline_to_the_bit_and_unpacked_once(file, pipelines, data, 
     expected = pictures(pipelines["v1"], "ddim", noise(3), 6.0).clamp(-1, 1)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     assert "unpacking" not in capsys.readouterr().out
-    note = json.loads((folder / NOTE).read_text())
-    (folder / NOTE).write_text(json.dumps(note | {"changed": 0}))  # as if the file were another
+    os.utime(file, ns=(0, 0))  # another file of that name
     adopted(arguments(file, data, *config))
-    assert "unpacking" in capsys.readouterr().out
+    assert "unpacking" in capsys.readouterr().out and json.loads((folder / NOTE).read_text())["changed"] == 0
 
 
 def test_what_cannot_be_unpacked_is_refused_in_one_line(file, pipelines, tmp_path, monkeypatch):

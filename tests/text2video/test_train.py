@@ -16,6 +16,7 @@ from utils.cli import UserError
 from utils.decoding.probe import probe_video
 from utils.logs.metrics import read_metrics
 from utils.runs.checkpoint import list_checkpoints, load_checkpoint
+from utils.runs.memory_report import clip_shape, counted, ledgers, meta_unet
 from utils.runs.model_file import load_model, unpack_model
 
 
@@ -111,6 +112,10 @@ def test_dry_run_counts_without_data_weights_or_a_run_folder(capsys, tmp_path, m
     assert lines[0].startswith("4 frames of 16x16, to the network 3x4x16x16; batch 3, without")
     table = [line.split(", ")[0].strip() for line in lines if line.endswith("yes")]
     assert table == [str(batch) for batch in (1, 2, 3, 4, 8, 16) for _ in range(2)] and not list(tmp_path.iterdir())
+    unet, width, _ = meta_unet(args)
+    clip, _ = clip_shape(args)
+    inferred = ledgers(unet, clip, width, [5], args)
+    assert inferred[5, True] == counted(unet, clip, width, 5, True, args)
 
 
 def test_a_larger_resolution_starts_from_the_weights_of_a_smaller_one(run_dir, data, tmp_path, capsys):
