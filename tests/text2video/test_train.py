@@ -15,8 +15,8 @@ from tests.tiny_models import tiny_image_model
 from utils.cli import UserError
 from utils.decoding.probe import probe_video
 from utils.logs.metrics import read_metrics
+from utils.runs import memory_report
 from utils.runs.checkpoint import list_checkpoints, load_checkpoint
-from utils.runs.memory_report import clip_shape, counted, ledgers, meta_unet
 from utils.runs.model_file import load_model, unpack_model
 
 
@@ -107,15 +107,23 @@ def test_a_frozen_encoder_read_once_trains_as_one_read_in_every_step(data, tmp_p
 def test_dry_run_counts_without_data_weights_or_a_run_folder(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     args = train_text2video.parse_args(["--preset", "tiny", "--dry_run", "--batch_size", "3"])
+    found, count = {}, memory_report.counted  # of one and of two clips, once
+
+    def counted(*how) -> dict[str, int]:
+        if how[3:5] not in found:
+            found[how[3:5]] = count(*how)
+        return found[how[3:5]]
+
+    monkeypatch.setattr(memory_report, "counted", counted)
     train_text2video.main(args)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("4 frames of 16x16, to the network 3x4x16x16; batch 3, without")
     table = [line.split(", ")[0].strip() for line in lines if line.endswith("yes")]
     assert table == [str(batch) for batch in (1, 2, 3, 4, 8, 16) for _ in range(2)] and not list(tmp_path.iterdir())
-    unet, width, _ = meta_unet(args)
-    clip, _ = clip_shape(args)
-    inferred = ledgers(unet, clip, width, [5], args)
-    assert inferred[5, True] == counted(unet, clip, width, 5, True, args)
+    assert found.keys() == {(batch, checkpointing) for batch in (1, 2) for checkpointing in (False, True)}
+    unet, width, _ = memory_report.meta_unet(args)
+    how = unet, memory_report.clip_shape(args)[0], width
+    assert memory_report.ledgers(*how, [5], args)[5, True] == counted(*how, 5, True, args)
 
 
 def test_a_larger_resolution_starts_from_the_weights_of_a_smaller_one(run_dir, data, tmp_path, capsys):
