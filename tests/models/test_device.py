@@ -10,7 +10,8 @@ from benchmarks.svd.networks import make_pipeline, tiny_networks
 from benchmarks.svd.recipes import VARIANTS, Clip
 from benchmarks.svd.times import TrainingStep
 from models import layers
-from models.diffusion.text2video import PREDICTION_TYPES, SAMPLERS, TextToVideoDiffusion
+from models.diffusion.sampling import SAMPLERS
+from models.diffusion.text2video import PREDICTION_TYPES, TextToVideoDiffusion
 from models.layers import attend
 from models.unet3d import UNet3D
 from tests.conftest import TINY_UNET

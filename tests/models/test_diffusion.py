@@ -8,7 +8,8 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.training_utils import compute_density_for_timestep_sampling
 
 from models.diffusion.noise_schedule import make_betas, noise_shift_for
-from models.diffusion.text2video import PREDICTION_TYPES, SAMPLERS, TextToVideoDiffusion
+from models.diffusion.sampling import SAMPLERS
+from models.diffusion.text2video import PREDICTION_TYPES, TextToVideoDiffusion
 from models.unet3d import UNet3D
 from models.windows import over_frames
 from tests.conftest import TINY_UNET

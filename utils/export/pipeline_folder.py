@@ -23,6 +23,7 @@ PIPELINE = (
     "windows.py",
     "autoencoder.py",
     "diffusion/noise_schedule.py",
+    "diffusion/sampling.py",
     "diffusion/text2video.py",
     "text_encoder.py",
     "diffusion/captioned.py",
