@@ -42,6 +42,12 @@ class Layout(NamedTuple):
     by_frame: bool = False  # it encodes each frame by itself
     still: int = 1  # frames that a single picture is shown as
 
+    @property
+    def time(self) -> int:
+        """Frames of a long clip to its latent frames."""
+        num_frames = next(n for n in (257, 256) if self.latent_frames(n))
+        return round(num_frames / self.latent_frames(num_frames))
+
 
 def _each_frame(num_frames: int) -> int | None:
     return num_frames

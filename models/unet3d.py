@@ -15,6 +15,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle, silu
 
+from models.conditions import ConditionEncoder, ConditionSettings
 from models.layers import (
     POSITION_DIM,
     Downsample3D,
@@ -38,7 +39,8 @@ class UNet3D(ModelMixin, ConfigMixin):
 
     sample: (B, in_channels, T, H, W); H and W divisible by `size_multiple`, T any.
     timesteps: (B,) in [0, num_timesteps). encoder_hidden_states: (B, L, cross_attention_dim), the text;
-    encoder_attention_mask: (B, L) bool, True for real tokens, or None. Returns (B, out_channels, T, H, W).
+    encoder_attention_mask: (B, L) bool, True for real tokens, or None. conditions: see models/conditions.py, of a
+    network with `add_conditions`. Returns (B, out_channels, T, H, W).
 
     model_channels: channels of the first level, those of level i are model_channels * channel_mult[i].
     layers_per_block: residual blocks per level on the way down, one more on the way up.
@@ -190,11 +192,15 @@ class UNet3D(ModelMixin, ConfigMixin):
         timesteps: Tensor,
         encoder_hidden_states: Tensor,
         encoder_attention_mask: Tensor | None = None,
+        conditions: dict[str, Tensor] | None = None,
     ) -> Tensor:
         if sample.shape[-2] % self.size_multiple or sample.shape[-1] % self.size_multiple:
             raise ValueError(f"frames of {tuple(sample.shape[-2:])} pixels: sides must divide by {self.size_multiple}")
         context, mask = encoder_hidden_states.to(sample.dtype), encoder_attention_mask
         x = self.conv_in(_patchify(sample, self.config.patch_size))
+        on_grid, on_frames = self.conditions(conditions) if conditions else (None, None)
+        if on_grid is not None:
+            x = x + on_grid
         time = self.time_embedding(self.time_proj(timesteps).to(sample.dtype))
         image = self.config.image_path and sample.shape[2] == 1
         if image:
@@ -204,7 +210,7 @@ class UNet3D(ModelMixin, ConfigMixin):
                 fourier_features(x.shape[2], x.shape[3] >> i, x.shape[4] >> i, x.device).to(sample.dtype)
                 for i in range(len(self.down_blocks))
             ]
-            condition = self.condition(time, context, mask, positions[-1])
+            condition = self.condition(time, context, mask, positions[-1], on_frames)
             emb = time[:, None] + self.condition_out(condition)
         if self.config.position_features and not image:  # where and when, gated by what the text wants there
             gate = self.position_gate(condition)[:, :, None, None]  # (B, T, 1, 1, C)
@@ -228,9 +234,21 @@ class UNet3D(ModelMixin, ConfigMixin):
                 x = block.upsamplers[0](x)
         return _unpatchify(self.conv_out(silu(self.conv_norm_out(x))), self.config.patch_size)
 
-    def condition(self, time: Tensor, context: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
-        """What each frame is to become: timestep, mean of the text tokens and place in time, (B, T, emb_channels)."""
+    def add_conditions(self, settings: ConditionSettings) -> None:
+        """Take these conditions from now on; nothing changes until the new layers are trained."""
+        width = self.conv_in.out_channels
+        self.conditions = ConditionEncoder(
+            settings, self.config.in_channels, self.config.patch_size, width, self.condition_norm.normalized_shape[0]
+        )
+
+    def condition(
+        self, time: Tensor, context: Tensor, mask: Tensor | None, positions: Tensor, on_frames: Tensor | None = None
+    ) -> Tensor:
+        """What each frame is to become: timestep, mean of the text tokens, place in time and what the conditions add to
+        each frame, (B, T, emb_channels)."""
         condition = (time + self.text_embedding(self.text_pooling(context, mask)))[:, None]
+        if on_frames is not None:
+            condition = condition + on_frames
         if self.config.position_features:
             condition = condition + self.frame_embedding(positions.mean(dim=(1, 2)))
         return silu(self.condition_norm(condition)).expand(-1, len(positions), -1)

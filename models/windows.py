@@ -19,19 +19,19 @@ def ramp(length: int, overlap: int, like: Tensor) -> Tensor:
     return (torch.minimum(places, length - 1 - places) + 1).clamp(max=overlap) / overlap
 
 
-def over_frames(function: Callable[[Tensor], Tensor], x: Tensor, size: int, overlap: int) -> Tensor:
-    """function(x), of the same shape, from windows of `size` frames of x (B, C, T, H, W).
+def over_frames(function: Callable[[Tensor, slice], Tensor], x: Tensor, size: int, overlap: int) -> Tensor:
+    """function(x, all of its frames), of the shape of x (B, C, T, H, W), from windows of `size` frames.
 
     Where windows overlap, by 1 to size - 1 frames, the mean of what they say counts, each the less the nearer its end:
     MultiDiffusion (Bar-Tal et al. 2023, arXiv:2302.08113, eq. 5) along time, for the clean clips of a denoising step.
     """
     num_frames = x.shape[2]
     if num_frames <= size:
-        return function(x)
+        return function(x, slice(num_frames))
     total, weights = torch.zeros_like(x), x.new_zeros(num_frames, 1, 1)
     weight = ramp(size, overlap, x)[:, None, None]
     for start in window_starts(num_frames, size, overlap):
         place = slice(start, start + size)
-        total[:, :, place] += function(x[:, :, place]) * weight
+        total[:, :, place] += function(x[:, :, place], place) * weight
         weights[place] += weight
     return total / weights

@@ -8,6 +8,7 @@ import torch
 from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from torch import Tensor
 
+from models.conditions import ConditionEncoder, ConditionSettings
 from models.layers import zero_init
 
 OWN = "motion_modules"  # in the names of what is no part of the image model
@@ -17,8 +18,9 @@ class MotionUNet(UNetMotionModel):
     """UNetMotionModel with the inputs and the answer of UNet3D.
 
     sample: (B, C, T, H, W), T up to motion_max_seq_length; H and W divisible by `size_multiple`. timesteps: (B,).
-    encoder_hidden_states: (B, L, D), the text of each clip. Returns (B, C, T, H, W). Raises ValueError for more frames,
-    and for an attention mask, which the network has no place for.
+    encoder_hidden_states: (B, L, D), the text of each clip. conditions: see models/conditions.py, of a network with
+    `add_conditions`. Returns (B, C, T, H, W). Raises ValueError for more frames, and for an attention mask, which the
+    network has no place for.
     """
 
     @classmethod
@@ -66,6 +68,7 @@ class MotionUNet(UNetMotionModel):
         timesteps: Tensor,
         encoder_hidden_states: Tensor,
         encoder_attention_mask: Tensor | None = None,
+        conditions: dict[str, Tensor] | None = None,
     ) -> Tensor:
         num_frames = sample.shape[2]
         if num_frames > self.most_frames:
@@ -73,7 +76,18 @@ class MotionUNet(UNetMotionModel):
         if encoder_attention_mask is not None:
             raise ValueError("the motion network has no place for an attention mask of the text")
         context = encoder_hidden_states.to(sample.dtype).repeat_interleave(num_frames, dim=0)
-        return super().forward(sample, timesteps, context).sample
+        if not conditions:
+            return super().forward(sample, timesteps, context).sample
+        added = self.conditions(conditions)[0].transpose(1, 2).flatten(0, 1)  # (B*T, width, H, W), or a 1 for a side
+        hook = self.conv_in.register_forward_hook(lambda module, inputs, output: output + added)
+        try:
+            return super().forward(sample, timesteps, context).sample
+        finally:
+            hook.remove()
+
+    def add_conditions(self, settings: ConditionSettings) -> None:
+        """Take these conditions from now on; nothing changes until the new layers are trained."""
+        self.conditions = ConditionEncoder(settings, self.config.in_channels, 1, self.conv_in.out_channels)
 
 
 def motion_adapter(config: dict, tensors: dict[str, Tensor]) -> MotionAdapter:

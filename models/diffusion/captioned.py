@@ -24,11 +24,11 @@ class CaptionedDiffusion(nn.Module):
         self.text_encoder = text_encoder
         self.autoencoder = autoencoder
 
-    def forward(self, clips: Tensor, captions: list[str]) -> Tensor:
+    def forward(self, clips: Tensor, captions: list[str], conditions: dict[str, Tensor] | None = None) -> Tensor:
         """The loss of clips (B, C, T, H, W), of pixels in [-1, 1] or normalised latents, with their captions, of which
-        some are dropped in training."""
+        some are dropped in training, and what else is known of them, see models/conditions.py."""
         embeddings, mask = self.text_encoder(self.diffusion.drop_text(captions))
-        return self.diffusion(clips, embeddings, self.needed(mask))
+        return self.diffusion(clips, embeddings, self.needed(mask), conditions=conditions)
 
     def needed(self, mask: Tensor) -> Tensor | None:
         """None where padding counts, as CLIP's does: without a mask attention has faster kernels on a GPU."""

@@ -1,6 +1,6 @@
 """Sampling: from noise to clips, with guidance, by the schedulers of diffusers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -13,6 +13,7 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
+from models.conditions import some_steps, stacked, without
 from models.windows import over_frames
 
 # Each a scheduler of diffusers and its settings. The first adds fresh noise in every step, as DDPM does, and so forgets
@@ -49,6 +50,12 @@ class Sampling:
         thresholding: str | None = None,
         window_frames: int | None = None,
         window_overlap: int | None = None,
+        conditions: dict[str, Tensor] | None = None,
+        condition_scales: dict[str, float] | None = None,
+        replacement: tuple[Tensor, Tensor] | None = None,
+        start: Tensor | None = None,
+        strength: float = 1.0,
+        noise: Tensor | None = None,
         generators: list[torch.Generator] | None = None,
         on_step: Callable[[], object] | None = None,
     ) -> Tensor:
@@ -57,11 +64,17 @@ class Sampling:
         thresholding: see denoise; by default "static" for pixels and "none" for latents.
         window_frames: a longer clip is denoised in windows of so many frames, which overlap by window_overlap, half of
             them by default: each is a clip by itself to the network, and takes no more memory than one.
+        conditions: see models/conditions.py; condition_scales: how strongly each counts, see denoise.
+        replacement: (clips, mask (B, 1, T, H, W)): where the mask is 1 the guess of the clean clip is always this, for
+            a network that takes no known places (Song et al. 2021, arXiv:2011.13456, appendix I.2).
+        start: clips to begin from, with as much noise as is left after 1 - strength of the steps (SDEdit, Meng et al.
+            2022, arXiv:2108.01073). noise: to begin with in place of a random one.
         text_embeddings: (B, L, D). negative_embeddings: (B, L', D), the empty or the negative prompt, needed when
         guidance_scale != 1. generators: one per video, on the CPU, so that a seed is the same video in any batch and on
         any device; None draws from the global state. on_step is called after each step, for a progress bar.
         Raises ValueError for an unknown sampler, a number of steps outside 1..num_timesteps, missing embeddings, an
-        overlap of none or all of a window, and latents that are to be kept in a range.
+        overlap of none or all of a window, latents that are to be kept in a range, a strength outside (0, 1], and
+        scales of conditions that are not given.
         """
         thresholding = thresholding or self.default_thresholding
         if self.latents and thresholding != "none":
@@ -78,19 +91,42 @@ class Sampling:
                 raise ValueError(f"window_overlap must be 1 to {window_frames - 1}, not {window_overlap}")
         if generators is not None and len(generators) != len(text_embeddings):
             raise ValueError(f"{len(generators)} generators for {len(text_embeddings)} texts")
+        if not 0 < strength <= 1:
+            raise ValueError(f"strength must be above 0 and at most 1, not {strength}")
+        conditions = conditions or {}
+        scales = {name: scale for name, scale in (condition_scales or {}).items() if scale != 1}
+        if unknown := scales.keys() - conditions.keys():
+            raise ValueError(f"a scale for {min(unknown)}, which is not given")
 
-        def denoise(timestep, noisy):
-            return self.denoise(noisy, timestep, context, mask, guidance_scale, guidance_rescale, thresholding)
+        def denoise(timestep, noisy, steps):
+            how = guidance_scale, guidance_rescale, thresholding, some_steps(given, steps), list(scales.values())
+            clip = self.denoise(noisy, timestep, context, mask, *how)
+            if replacement is not None:
+                known, where = (each[:, :, steps] for each in replacement)
+                clip = torch.where(where > 0, known, clip)
+            return clip
 
         context, mask = _stack_guidance(text_embeddings, mask, negative_embeddings, negative_mask, guidance_scale)
+        branches = [conditions] * (1 if guidance_scale == 1 else 2) + [without(conditions, name) for name in scales]
+        given = stacked(branches) if conditions else {}
+        if scales:
+            every = [text_embeddings] * len(scales)
+            context, mask = torch.cat([context, *(context[-len(each) :] for each in every)]), _repeated(mask, every)
         kind, settings = SAMPLERS[sampler]
         scheduler = kind.from_config(self.scheduler.config, clip_sample=False, rescale_betas_zero_snr=False, **settings)
         scheduler.set_timesteps(num_inference_steps)  # on the CPU: it looks at each, and a GPU would be waited for
         shape = (self.unet.config.in_channels, num_frames, height, width)
         device = text_embeddings.device
-        sample = _randn(len(text_embeddings), shape, generators, device) * scheduler.init_noise_sigma
+        noise = _randn(len(text_embeddings), shape, generators, device) if noise is None else noise
+        first = 0 if start is None else len(scheduler.timesteps) - max(1, round(strength * len(scheduler.timesteps)))
+        timesteps = scheduler.timesteps[first:]
+        sample = noise * scheduler.init_noise_sigma
+        if start is not None:
+            if hasattr(scheduler, "set_begin_index"):
+                scheduler.set_begin_index(first)
+            sample = scheduler.add_noise(start, noise, timesteps[:1].to(device).expand(len(start)))
         step_generator = {} if sampler == "unipc" else {"generator": generators}
-        for timestep in scheduler.timesteps:
+        for timestep in timesteps:
             noisy = scheduler.scale_model_input(sample, timestep)
             clip = over_frames(partial(denoise, timestep), noisy, window_frames or num_frames, window_overlap)
             sample = scheduler.step(clip, timestep, sample, **step_generator).prev_sample
@@ -102,26 +138,46 @@ class Sampling:
     def default_thresholding(self) -> str:
         return "none" if self.latents else "static"
 
-    def denoise(self, noisy, timestep, context, mask, guidance_scale=1.0, guidance_rescale=0.0, thresholding="static"):
+    def denoise(
+        self,
+        noisy: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        mask: Tensor | None,
+        guidance_scale: float = 1.0,
+        guidance_rescale: float = 0.0,
+        thresholding: str = "static",
+        conditions: dict[str, Tensor] | None = None,
+        scales: Sequence[float] = (),
+    ) -> Tensor:
         """The network's guess of the clean clip behind `noisy`, (B, C, T, H, W), guided and kept in range.
 
         Guidance (Ho and Salimans 2022, eq. 6, with their 1 + w as guidance_scale) and its rescaling (Lin et al. 2023,
         eq. 15 and 16) act on what the network predicts; with guidance, context holds the B negative texts before the B
-        texts. At high noise an error of epsilon is multiplied by 1/sqrt(alpha_bar), up to 20,000 for the cosine
-        schedule: the clip is therefore clipped to [-1, 1] ("static") or divided by its own 99.5% quantile ("dynamic",
-        Saharia et al. 2022, arXiv:2205.11487, sec. 2.3); "none" leaves it alone.
+        texts. conditions, of as many samples as context, are given to all of these; for each of `scales` context and
+        conditions go on with B texts without one of them, and what that one makes of the prediction counts so many
+        times (Brooks et al. 2023, arXiv:2211.09800, sec. 3.2). At high noise an error of epsilon is multiplied by
+        1/sqrt(alpha_bar), up to 20,000 for the cosine schedule: the clip is therefore clipped to [-1, 1] ("static") or
+        divided by its own 99.5% quantile ("dynamic", Saharia et al. 2022, arXiv:2205.11487, sec. 2.3); "none" leaves it
+        alone.
         """
         whole = not timestep.is_floating_point() or bool(timestep == timestep.round())  # Euler counts in floats
         batch = timestep.long() if whole else timestep.float()
         batch = batch.to(noisy.device, non_blocking=True).expand(len(context))
-        prediction = self.unet(torch.cat([noisy] * (len(context) // len(noisy))), batch, context, mask).float()
+        known = {"conditions": conditions} if conditions else {}
+        prediction = self.unet(torch.cat([noisy] * (len(context) // len(noisy))), batch, context, mask, **known).float()
+        prediction, *lacking = prediction.split(
+            [len(prediction) - len(scales) * len(noisy)] + [len(noisy)] * len(scales)
+        )
+        positive = prediction[-len(noisy) :]
         if guidance_scale != 1:
-            negative, positive = prediction.chunk(2)
-            prediction = negative + guidance_scale * (positive - negative)
-            if guidance_rescale > 0:
-                dims = tuple(range(1, prediction.dim()))
-                matched = prediction * (positive.std(dims, keepdim=True) / prediction.std(dims, keepdim=True))
-                prediction = guidance_rescale * matched + (1 - guidance_rescale) * prediction
+            prediction = prediction[: len(noisy)] + guidance_scale * (positive - prediction[: len(noisy)])
+        for scale, less in zip(scales, lacking, strict=True):
+            prediction = prediction + (scale - 1) * (positive - less)
+        if guidance_scale != 1 and guidance_rescale > 0:
+            dims = tuple(range(1, prediction.dim()))
+            matched = prediction * (positive.std(dims, keepdim=True) / prediction.std(dims, keepdim=True))
+            prediction = guidance_rescale * matched + (1 - guidance_rescale) * prediction
         clip = self.predict_clip(prediction, noisy, batch[: len(noisy)])
         if thresholding == "dynamic":
             limit = clip.flatten(1).abs().quantile(0.995, dim=1).clamp(min=1).reshape(-1, *[1] * (clip.dim() - 1))
@@ -133,6 +189,10 @@ def _randn(batch: int, shape: tuple[int, ...], generators: list[torch.Generator]
     if generators is None:
         return torch.randn(batch, *shape, device=device)
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
+
+
+def _repeated(mask: Tensor | None, texts: list[Tensor]) -> Tensor | None:
+    return mask if mask is None else torch.cat([mask, *(mask[-len(each) :] for each in texts)])
 
 
 def _stack_guidance(positive, positive_mask, negative, negative_mask, guidance_scale):

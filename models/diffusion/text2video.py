@@ -116,18 +116,20 @@ class TextToVideoDiffusion(Sampling, nn.Module):
         *,
         noise: Tensor | None = None,
         timesteps: Tensor | None = None,
+        conditions: dict[str, Tensor] | None = None,
     ) -> Tensor:
         """The loss: mean over the batch of w(t) * ||prediction - target||^2 (Ho et al. 2020, eq. 14, for epsilon).
 
         videos: (B, C, T, H, W), pixels in [-1, 1] or latents. text_embeddings: (B, L, D), mask: (B, L) or None. noise
-        and timesteps are drawn unless given; a validation gives them, so that its curves can be compared. Returns a
-        scalar.
+        and timesteps are drawn unless given; a validation gives them, so that its curves can be compared. conditions:
+        see models/conditions.py. Returns a scalar.
         """
         noise = torch.randn_like(videos) if noise is None else noise
         if timesteps is None:
             timesteps = self.draw_timesteps(len(videos), videos.device)
         noisy = self.add_noise(videos, noise, timesteps)
-        prediction = self.unet(noisy, timesteps, text_embeddings, mask)
+        known = {"conditions": conditions} if conditions else {}
+        prediction = self.unet(noisy, timesteps, text_embeddings, mask, **known)
         errors = (prediction.float() - self.target(videos, noise, timesteps)).square().flatten(1).mean(dim=1)
         return (self.loss_weights(timesteps) * errors).mean()
 

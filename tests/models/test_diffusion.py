@@ -223,7 +223,7 @@ def test_windows_change_nothing_where_frames_do_not_see_each_other(sampler, num_
 
 def test_each_frame_is_the_mean_of_its_windows():
     x, starts = torch.zeros(1, 1, 10, 1, 1), iter((0.0, 1.0, 2.0, 3.0))
-    found = over_frames(lambda part: torch.full_like(part, next(starts)), x, 4, 2).flatten()
+    found = over_frames(lambda part, place: torch.full_like(part, next(starts)), x, 4, 2).flatten()
     assert torch.equal(found[:2], torch.zeros(2)) and torch.equal(found[-2:], torch.full((2,), 3.0))
     torch.testing.assert_close(found[2:4], torch.tensor([1 / 3, 2 / 3]))  # half weight at an end, whole one beyond
     assert next(starts, None) is None

@@ -15,13 +15,14 @@ from utils.files import write_text
 MODELS = Path(__file__).parents[2] / "models"
 # The files of `models` of which each file of code in the folder is made: one that needs no other, since diffusers
 # brings the modules of all folders together in one place, where two of a name would be one.
-UNET3D = ("layers.py", "unet3d.py")
-MOTION_UNET = ("layers.py", "adapters/motion_unet.py")
+UNET3D = ("layers.py", "conditions.py", "unet3d.py")
+MOTION_UNET = ("layers.py", "conditions.py", "adapters/motion_unet.py")
 PATCH_AUTOENCODER = ("layers.py", "patch_autoencoder.py")
 PIPELINE = (
     *PATCH_AUTOENCODER,
     "windows.py",
     "autoencoder.py",
+    "conditions.py",
     "diffusion/noise_schedule.py",
     "diffusion/sampling.py",
     "diffusion/text2video.py",
