@@ -58,7 +58,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--output_dir", type=Path, help="default: evaluation in the run folder, or ./evaluation")
     group.add_argument("--overwrite", action="store_true", help="draw again what is there already")
     group.add_argument("--debug", action="store_true", help="show tracebacks")
-    # What utils.runs.generation.Generator also reads.
+    # What utils.drawing.generator.Generator also reads.
     parser.set_defaults(negative_prompt="", fps=8, save_gif=False, save_frames=False, visualize=False)
     parser.checks.append(check_args)
     return parser.parse_args(argv)
@@ -133,9 +133,9 @@ def draw_samples(args: argparse.Namespace, demo: dict | None) -> tuple[list, dic
     """(samples, what is known of the model): videos of the benchmark's prompts, or of captions of validation clips."""
     from accelerate import PartialState
 
+    from utils.drawing.generator import Generator
     from utils.evaluation.benchmark import benchmark
     from utils.evaluation.samples import Sample
-    from utils.runs.generation import Generator
     from video_dataset import TextVideoDataset
 
     run_dir = args.checkpoint if args.checkpoint.is_dir() else args.checkpoint.parent

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from utils.arguments.sampling import add_sampling_args
 from utils.cli import Parser, UserError, integer, number, output_problems, printable, run, utf8_text
-from utils.runs.generation import Generator
+from utils.drawing.generator import Generator
 
 # torch and what is built on it are imported where they are used: --help and a misspelt flag answer at once.
 

@@ -22,10 +22,10 @@ import models.svd.memory
 import prepare_dataset
 import train_svd
 import train_text2video
+import utils.drawing.generator
 import utils.frame_folders.clip_writer
 import utils.frame_folders.latent_cache
 import utils.runs.checkpoint
-import utils.runs.generation
 import utils.runs.model_file
 import utils.svd.export
 import utils.training.optimizers

@@ -15,8 +15,8 @@ from PIL import Image
 from tests.badinput.place import TRAIN, TRAIN_SVD, Outcome, Place, run_script, working_in
 from tests.faults.place import Place as ProcessPlace
 from utils.cli import printable
+from utils.drawing.generator import Job, file_stem
 from utils.runs.checkpoint import MANIFEST, list_checkpoints
-from utils.runs.generation import Job, file_stem
 
 PIECES = (
     *("../", "..\\", "/", "\\", "C:\\", "~/", "./", "..", ".", "CON", "nul.txt", ":", "%2e%2e%2f", "%s", "$(id)"),
