@@ -12,11 +12,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from utils.arguments.conditions import add_given_args, check_given_args
 from utils.arguments.sampling import add_sampling_args
 from utils.cli import Parser, UserError, integer, number, output_problems, printable, run, utf8_text
 from utils.drawing.generator import Generator
 
 # torch and what is built on it are imported where they are used: --help and a misspelt flag answer at once.
+
+# Flags that the interactive mode asks for, and the conditions that they are.
+ASKED = {"first_frame": "known", "last_frame": "known", "continue_from": "known", "depth": "depth", "audio": "audio"}
+ASKED |= {"vectors": "vectors"}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -31,6 +36,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--text_encoder", help="where the frozen text encoder lies, if not where the training found it")
     group.add_argument("--seed", type=integer(0, 2**63 - 2**32), default=0, help="video i is drawn with seed + i")
 
+    add_given_args(parser)
     add_sampling_args(parser)
 
     group = parser.add_argument_group("output")
@@ -60,6 +66,7 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
     for path in args.prompts_file:
         if not path.is_file():
             yield f"--prompts_file: there is no file {path}"
+    yield from check_given_args(args)
     yield from output_problems(args.output_dir)
 
 
@@ -74,7 +81,7 @@ def main(args: argparse.Namespace) -> None:
     groups = read_prompts(args)
     processes = PartialState(cpu=args.device == "cpu" or not torch.accelerator.is_available())
     generator = Generator(args, args.checkpoint, processes.device)
-    jobs = generator.plan(groups)
+    jobs = generator.plan(groups, known=known_of(args, generator))
     share = jobs[processes.process_index :: processes.num_processes]
     generator.draw_missing(share, args.overwrite, show_bar=processes.is_main_process)
     processes.wait_for_everyone()
@@ -83,6 +90,15 @@ def main(args: argparse.Namespace) -> None:
         print(f"{len(jobs)} videos in {args.output_dir}, shown by {page}")
     if processes.num_processes > 1:
         processes.destroy_process_group()
+
+
+def known_of(args: argparse.Namespace, generator: Generator):
+    """What the flags say is known of the videos; None if nothing."""
+    from utils.drawing.given import read_known
+
+    shape = generator.num_frames, generator.height, generator.width
+    known = read_known(args, generator.conditions, shape, generator.rate, generator.reading.get("target_fps"))
+    return known if known.files else None
 
 
 def read_prompts(args: argparse.Namespace) -> dict[str, list[str]]:
@@ -125,16 +141,37 @@ def interactive(args: argparse.Namespace) -> None:
         except (UserError, OSError) as error:  # OSError: such as a name too long
             print(f"{printable(error)}")
     print("a prompt makes a video, quit or Ctrl-D leaves")
+    known = known_of(args, generator)
+    asked = [flag for flag, name in ASKED.items() if name in generator.conditions.names] if known is None else []
     count = 0
     while (prompt := ask("prompt> ")) is not None:
-        jobs = generator.plan({"interactive": [prompt]}, count)
+        known = ask_known(args, generator, asked) if asked else known
+        jobs = generator.plan({"interactive": [prompt]}, count, known)
         generator.draw(jobs, 0, 1)
         print(generator.path(jobs[0], ".mp4"))
         count += 1
 
 
-def ask(question: str) -> str | None:
-    """A line that is not empty, without control characters; None for quit, exit and the end of the input."""
+def ask_known(args: argparse.Namespace, generator: Generator, asked: list[str]):
+    """Ask for a file for each of these flags, none for an empty line; None if nothing is known then."""
+    given = argparse.Namespace(**vars(args))
+    for flag in asked:
+        while answer := ask(f"{flag} (a file, or Enter for none)> ", empty=True):
+            setattr(given, flag, answer if flag == "vectors" else Path(answer))
+            try:
+                for problem in check_given_args(given):
+                    raise UserError(problem)
+                known_of(given, generator)
+                break
+            except UserError as error:
+                print(printable(error))
+                setattr(given, flag, None)
+    return known_of(given, generator)
+
+
+def ask(question: str, empty: bool = False) -> str | None:
+    """A line without control characters, of which something is left unless it may be empty; None for quit, exit and
+    the end of the input."""
     while True:
         try:
             line = input(question)
@@ -144,7 +181,7 @@ def ask(question: str) -> str | None:
         text = "".join(c for c in line if c.isprintable()).strip()
         if text.lower() in ("quit", "exit", "q"):
             return None
-        if text:
+        if text or empty:
             return text
 
 

@@ -10,6 +10,7 @@ samples, metrics.jsonl, loss.png and the checkpoints that --resume continues fro
 import argparse
 from collections.abc import Iterator
 
+from utils.arguments.conditions import add_condition_args, check_condition_args
 from utils.arguments.data import add_data_args, data_args, frame_shape, seen_as
 from utils.arguments.presets import add_preset_args, parse_with_presets
 from utils.arguments.text2video import add_model_args, check_model_args
@@ -52,6 +53,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_preset_args(parser, "text2video", default="base")
     add_data_args(parser)
     add_model_args(parser)
+    add_condition_args(parser)
     add_training_args(parser)
     group = parser.add_argument_group("benchmark, on the demo dataset")
     group.add_argument(
@@ -94,6 +96,8 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
         yield f"--data_dir: there is no folder {args.data_dir}; `python video_dataset.py` writes ./demo_video_data"
     elif args.evaluate_every and not (args.data_dir / "dataset.json").is_file():
         yield f"--evaluate_every: judges the demo dataset alone, and {args.data_dir} is another one; leave it out"
+    else:
+        yield from check_condition_args(args)
     yield from check_run_args(args, args.data_dir)
 
 
@@ -107,6 +111,7 @@ def main(args: argparse.Namespace) -> None:
     from models.diffusion.captioned import CaptionedDiffusion
     from utils.latents.latent_clips import as_clips
     from utils.pretrained.autoencoder import pack_autoencoder
+    from utils.runs.conditions import given_of, make_conditions
     from utils.runs.model_file import cpu_tensors
     from utils.training.optimizers import make_optimizer
     from utils.training.order import seed_step
@@ -139,11 +144,18 @@ def main(args: argparse.Namespace) -> None:
         if args.latent_cache is not None:
             train_samples, val_samples = latent_samples(args, accelerator, autoencoder, digest, train_set, val_set)
         measure_latents(args, autoencoder, train_samples, run.device, run.state)
+    with accelerator.main_process_first():
+        sets = [train_set, val_set]
+        conditions, known = make_conditions(args, autoencoder, run.state, sets, [train_samples, val_samples])
+    train_samples, val_samples = known
     seed_step(args.seed)
     text_encoder = make_text_encoder(args, train_set.captions(mirrored=args.augment), run.state.get("tokenizer"))
     for remark in text_encoder.remarks(train_set.captions()):
         say(f"warning: {remark}")
     unet = make_unet(args, text_encoder.dim, 3 if autoencoder is None else autoencoder.channels)
+    if conditions.names:
+        unet.add_conditions(conditions)
+        say(f"conditions: {', '.join(conditions.names)}")
     if args.init_from is not None and not run.resumed:
         say(load_initial_weights(args, unet, text_encoder, run.state.get("vae_sha256")))
     if args.gradient_checkpointing:
@@ -199,7 +211,8 @@ def main(args: argparse.Namespace) -> None:
         for batches in run.steps():
             for batch in batches:
                 with accelerator.autocast():
-                    loss = trained(as_clips(batch, autoencoder, run.device), batch["text"])
+                    known = given_of(batch, conditions, autoencoder, run.device, args.condition_dropout)
+                    loss = trained(as_clips(batch, autoencoder, run.device), batch["text"], known)
                     run.backward(loss)
             run.update()
             if run.due("validate"):
@@ -234,10 +247,13 @@ def validation_loss(model, val_set, batch_size: int, seed: int, max_clips: int =
     Noise and timesteps are the same every time, so that the numbers of one run, and of runs on the same data, compare.
     """
     import torch
+    from torch.utils.data import default_collate
 
+    from models.conditions import settings_of
     from utils.latents.latent_clips import as_clips
+    from utils.runs.conditions import given_of
 
-    diffusion = model.diffusion
+    diffusion, conditions = model.diffusion, settings_of(model.diffusion.unet)
     device = diffusion.alphas_cumprod.device
     count = min(len(val_set), max_clips)
     spread = (torch.arange(rounds * count) + 0.5) / (rounds * count) * diffusion.num_timesteps
@@ -247,14 +263,16 @@ def validation_loss(model, val_set, batch_size: int, seed: int, max_clips: int =
     total, done = 0.0, 0
     with torch.no_grad():
         for batch in batches * rounds:
-            samples = [val_set[i] for i in batch]
-            kind = "latents" if "latents" in samples[0] else "video"
-            stacked = {kind: torch.stack([sample[kind] for sample in samples])}
-            videos = as_clips(stacked, model.autoencoder, device)
+            samples = default_collate([val_set[i] for i in batch])
+            videos = as_clips(samples, model.autoencoder, device)
+            with torch.random.fork_rng([]):  # the same tasks every time
+                torch.manual_seed(seed + done)
+                known = given_of(samples, conditions, model.autoencoder, device)
             noise = torch.randn(videos.shape, generator=torch.Generator().manual_seed(seed + done)).to(device)
             where = slice(done, done + len(batch))
-            embeddings, mask = model.text_encoder.encode([sample["text"] for sample in samples])
-            loss = diffusion(videos, embeddings, model.needed(mask), noise=noise, timesteps=timesteps[where].to(device))
+            embeddings, mask = model.text_encoder.encode(samples["text"])
+            fixed = {"noise": noise, "timesteps": timesteps[where].to(device), "conditions": known}
+            loss = diffusion(videos, embeddings, model.needed(mask), **fixed)
             total += loss.item() * len(batch)
             done += len(batch)
     return total / (rounds * count)

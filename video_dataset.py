@@ -116,7 +116,7 @@ class TextVideoDataset(ReadableClips):
         self.decoded, self.unkept = {}, set()  # of clips that were only counted: what decoding says; damaged ones
         self.rng = np.random.default_rng(seed)
         self.coin = random.Random(seed)  # of _frames: it must not draw from what decides the samples
-        self.image_share = image_share
+        self.image_share, self.may_mirror = image_share, True
         self.buckets = [Bucket(*each) for each in buckets or [(self.height, self.width, num_frames)]]
         self._check_arguments(val_fraction, max_samples)
 
@@ -287,7 +287,7 @@ class TextVideoDataset(ReadableClips):
             chosen = np.random.default_rng([self.seed, int(epoch), index, 0xCA9]).integers(1 + len(more))
             text = [text, *more][chosen]
         position, *anchor, coin = self.rng.random(4)
-        mirrored = swap_left_right(text) if coin < 0.5 else None
+        mirrored = swap_left_right(text) if coin < 0.5 and self.may_mirror else None
         return position, tuple(anchor), mirrored is not None, text if mirrored is None else mirrored
 
     def _call_hooks(self, frames: np.ndarray, text: str) -> tuple[np.ndarray, str]:
@@ -350,6 +350,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--fps", type=integer(1, 120), default=8, help="frames per second")
     parser.add_argument("--seed", type=integer(0, 2**32 - 1), default=0, help="the same seed writes the same bytes")
     parser.add_argument("--hard", action="store_true", help="textured backgrounds, 8 colours, often two objects")
+    parser.add_argument("--conditions", action="store_true", help="also depth, motion and sound")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset that has other settings")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     group = parser.add_argument_group("data check, for --num_frames and --frame_size")
@@ -372,8 +373,8 @@ def main(args: argparse.Namespace) -> None:
 def run_demo(args: argparse.Namespace) -> None:
     from utils.demo_data.demo_dataset import write_demo_dataset
 
-    names = ("output_dir", "num_clips", "num_frames", "frame_size", "fps", "seed", "hard", "overwrite")
-    written = write_demo_dataset(**{name: getattr(args, name) for name in names})
+    names = "output_dir num_clips num_frames frame_size fps seed hard overwrite conditions"
+    written = write_demo_dataset(**{name: getattr(args, name) for name in names.split()})
     folder = printable(args.output_dir)
     print(f"{folder}: {args.num_clips} clips " + ("written" if written else "are already there, left alone"))
 

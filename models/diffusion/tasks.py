@@ -57,9 +57,10 @@ TASKS: dict[str, Callable[[Tensor], None]] = {
 }
 
 
-def draw_tasks(shares: dict[str, float], videos: Tensor) -> Tensor:
+def draw_tasks(shares: dict[str, float], videos: Tensor, holes: Tensor | None = None) -> Tensor:
     """Masks (B, 1, T, H, W) for videos (B, C, T, H, W), 1 where they are known, of tasks drawn by their shares.
 
+    holes: masks of what inpainting is to fill, 1 where, in place of a box; -1 all over for a video without any.
     Draws from torch's random state on the CPU. Raises ValueError for a task that is not among TASKS, and for shares
     that are not positive in sum.
     """
@@ -71,7 +72,10 @@ def draw_tasks(shares: dict[str, float], videos: Tensor) -> Tensor:
     if not weights.sum() > 0:
         raise ValueError("the shares of the tasks must be positive in sum")
     for n, chosen in enumerate(torch.multinomial(weights, batch, replacement=True).tolist()):
-        TASKS[names[chosen]](masks[n, 0])
+        if names[chosen] == "inpainting" and holes is not None and (holes[n] > 0).any():
+            masks[n] = 1 - holes[n].cpu()
+        else:
+            TASKS[names[chosen]](masks[n, 0])
     return masks.to(videos.device)
 
 

@@ -9,15 +9,25 @@ from pathlib import Path
 from utils.cli import printable
 from utils.data.errors import DataError
 from utils.demo_data import shapes
+from utils.demo_data.demo_conditions import RATE, depth_of, motion_of, sound_of
 from utils.files import write_text
 
-DEMO_FILE = re.compile(r"clip_\d{5,}\.(mp4|txt)")
+DEMO_FILE = re.compile(r"clip_\d{5,}\.(mp4|txt|csv)")
 
 
 def write_demo_dataset(
-    output_dir: Path, num_clips=1500, num_frames=16, frame_size=64, fps=8, seed=0, hard=False, overwrite=False
+    output_dir: Path,
+    num_clips: int = 1500,
+    num_frames: int = 16,
+    frame_size: int = 64,
+    fps: int = 8,
+    seed: int = 0,
+    hard: bool = False,
+    overwrite: bool = False,
+    conditions: bool = False,
 ) -> bool:
-    """Write the moving-shapes dataset; the same arguments write the same bytes.
+    """Write the moving-shapes dataset; the same arguments write the same bytes. conditions: also depth/, vectors/ and
+    sound in the videos, see demo_conditions.py.
 
     A folder finished with these settings is left alone (returns False); a half-written one is written again. Raises
     DataError if it was finished with other settings and not `overwrite`, or if its videos/ holds foreign files.
@@ -28,7 +38,10 @@ def write_demo_dataset(
 
     output_dir, done = Path(output_dir), Path(output_dir) / "dataset.json"
     folders = videos, captions = output_dir / "videos", output_dir / "captions"
+    depth, vectors = output_dir / "depth", output_dir / "vectors"
+    folders += (depth, vectors) if conditions else ()
     settings = dict(num_clips=num_clips, num_frames=num_frames, frame_size=frame_size, fps=fps, seed=seed, hard=hard)
+    settings |= {"conditions": True} if conditions else {}
     if done.exists() and not overwrite:
         try:
             found = json.loads(done.read_text(encoding="utf-8"))["settings"]
@@ -37,7 +50,9 @@ def write_demo_dataset(
                 f"{done}: not a demo dataset's file; choose another --output_dir or pass --overwrite"
             ) from None
         differences = [
-            f"{key} {found.get(key)} -> {value}" for key, value in settings.items() if found.get(key) != value
+            f"{key} {found.get(key)} -> {settings.get(key)}"
+            for key in dict.fromkeys([*settings, "conditions"])
+            if found.get(key) != settings.get(key)
         ]
         if differences:
             raise DataError(
@@ -64,7 +79,11 @@ def write_demo_dataset(
     def write_clip(index: int) -> dict:
         frames, caption, objects = shapes.make_clip(plans[index], index, seed, num_frames, frame_size, hard)
         name = f"clip_{index:05d}"
-        write_video(videos / f"{name}.mp4", frames, fps)
+        sound = sound_of(objects, fps, frame_size) if conditions else None
+        write_video(videos / f"{name}.mp4", frames, fps, sound, RATE)
+        if conditions:
+            write_video(depth / f"{name}.mp4", depth_of(objects, num_frames, frame_size), fps)
+            (vectors / f"{name}.csv").write_text(motion_of(objects, fps, frame_size), encoding="utf-8", newline="\n")
         (captions / f"{name}.txt").write_text(caption + "\n", encoding="utf-8", newline="\n")
         return {
             "file": f"videos/{name}.mp4",

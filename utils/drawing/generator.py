@@ -10,9 +10,10 @@ import json
 import re
 import sys
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from utils.arguments.conditions import pairs
 from utils.cli import UserError, printable, versions, without_secrets
 from utils.files import write_text
 
@@ -28,6 +29,8 @@ class Job:
     group: str
     seed: int
     stem: str = ""  # <index>_<seed>_<slug>_<hash>, the name of all its files
+    given: dict = field(default_factory=dict)  # conditions, on the network's grid, of one sample
+    files: dict = field(default_factory=dict)  # digests of what these were read from
 
 
 class Generator:
@@ -36,6 +39,7 @@ class Generator:
     def __init__(self, args: argparse.Namespace, checkpoint: Path, device):
         import torch
 
+        from models.conditions import settings_of
         from models.diffusion.captioned import CaptionedDiffusion
         from utils.hardware import choose_precision
         from utils.pretrained.autoencoder import unpack_autoencoder
@@ -64,6 +68,8 @@ class Generator:
             except ValueError as error:
                 raise UserError(f"--num_frames: {error}") from None
         self.windows = self._windows(args)
+        self.conditions = settings_of(self.model.diffusion.unet)
+        self.scales = pairs(getattr(args, "condition_scale", None), float)
         most = self.model.diffusion.unet.most_frames
         at_once = self.windows.get("window_frames", self.num_frames)
         if most is not None and at_once > most:
@@ -95,6 +101,7 @@ class Generator:
             "thresholding": thresholding,
             "precision": precision,
             **self.windows,
+            **({"condition_scales": self.scales} if self.scales else {}),
         }
         # How training read its clips, as arguments of TextVideoDataset; older model files do not say it.
         self.reading = {
@@ -128,13 +135,25 @@ class Generator:
             raise UserError("--window_frames: got 1, and windows have to overlap")
         return {"window_frames": window, "window_overlap": overlap}
 
-    def plan(self, groups: dict[str, list[str]], first: int = 0) -> list[Job]:
-        """One job per prompt, numbered from `first`; says which prompts are cut and which words mean nothing here."""
+    @property
+    def rate(self) -> float:
+        """Frames per second of the videos' own time, at which vectors and sound are read."""
+        return self.reading.get("target_fps") or self.args.fps
+
+    def plan(self, groups: dict[str, list[str]], first: int = 0, known=None) -> list[Job]:
+        """One job per prompt, numbered from `first`; says which prompts are cut and which words mean nothing here.
+
+        known: a Known, of all of them.
+        """
+        given = {} if known is None else known.on_grid(self.model, self.conditions, self.device)
+        if missing := self.scales.keys() - given.keys():
+            raise UserError(f"--condition_scale: {min(missing)} is not given; known of the videos: {', '.join(given)}")
         jobs = []
         for group, prompts in groups.items():
             for prompt in prompts:
                 index = first + len(jobs)
-                jobs.append(Job(index, prompt, group, self.args.seed + index))
+                jobs.append(Job(index, prompt, group, self.args.seed + index, given=given))
+                jobs[-1].files = {} if known is None else known.files
                 jobs[-1].stem = file_stem(jobs[-1], self.settings)
                 self.warn(prompt)
         return jobs
@@ -198,10 +217,19 @@ class Generator:
                 guidance_rescale=self.args.guidance_rescale,
                 thresholding=self.settings["thresholding"],
                 **self.windows,
+                **self._given(jobs),
                 on_step=bar.update,
             )
         for job, video in zip(jobs, videos, strict=True):
             self.write(job, video)
+
+    def _given(self, jobs: list[Job]) -> dict:
+        """The conditions of a batch, as arguments of CaptionedDiffusion.sample."""
+        from models.conditions import stacked
+
+        if not jobs[0].given:
+            return {}
+        return {"conditions": stacked(job.given for job in jobs), "condition_scales": self.scales}
 
     def write(self, job: Job, video) -> None:
         """The files of one video; each appears whole under its name or not at all."""
@@ -225,6 +253,7 @@ class Generator:
             if self.args.visualize:
                 write_image(self.path(job, ".png"), contact_sheet([frames], [job.prompt]))
             sidecar = {"prompt": job.prompt, "group": job.group, "seed": job.seed, **self.settings, **self.about}
+            sidecar |= {"given": job.files} if job.files else {}
             text = json.dumps(without_secrets(sidecar), indent=2, ensure_ascii=False) + "\n"
             write_text(self.path(job, ".json"), text)
         except OSError as error:
@@ -271,5 +300,5 @@ def file_stem(job: Job, settings: dict) -> str:
     """<index>_<seed>_<slug>_<hash>: safe on every file system whatever the prompt, and new for every new setting."""
     text = unicodedata.normalize("NFKC", job.prompt).lower()
     slug = re.sub(r"[^\w]+", "-", text).strip("-_").encode()[:60].decode(errors="ignore") or "prompt"
-    identity = json.dumps([job.prompt, job.seed, settings], sort_keys=True)
+    identity = json.dumps([job.prompt, job.seed, settings, *([job.files] if job.files else [])], sort_keys=True)
     return f"{job.index:04d}_{job.seed}_{slug}_{hashlib.sha256(identity.encode()).hexdigest()[:8]}"

@@ -13,6 +13,7 @@ import torch
 
 from models.adapters.low_rank import merged
 from models.adapters.motion_unet import MotionUNet
+from models.conditions import ConditionSettings, settings_of
 from models.diffusion.text2video import TextToVideoDiffusion
 from models.text_encoder import BUILTIN, TextEncoder, builtin_text_encoder, load_tokenizer
 from models.unet3d import UNet3D
@@ -22,8 +23,9 @@ from utils.pretrained.hub import load_text_encoder
 from utils.runs.checkpoint import whole
 from utils.tensors import require_numbers, tensor_bytes
 
-MODEL_FORMAT = 3
-OF_PIXELS, OF_LATENTS = 1, 2  # formats of what older programs read too: UNet3D without and with an autoencoder
+MODEL_FORMAT = 4  # with conditions
+# Formats of what older programs read too: UNet3D without and with an autoencoder, and the motion network.
+OF_PIXELS, OF_LATENTS, OF_MOTION = 1, 2, 3
 
 
 def pack_model(
@@ -37,9 +39,11 @@ def pack_model(
         encoder["tokenizer"] = text_encoder.tokenizer.backend_tokenizer.to_str()
         encoder["settings"] = builtin_settings(text_encoder)
         encoder["weights"] = cpu_tensors(text_encoder)
-    motion = isinstance(diffusion.unet, MotionUNet)
+    motion, conditions = isinstance(diffusion.unet, MotionUNet), settings_of(diffusion.unet)
+    without = OF_MOTION if motion else OF_PIXELS if autoencoder is None else OF_LATENTS
     return {
-        "format": MODEL_FORMAT if motion else OF_PIXELS if autoencoder is None else OF_LATENTS,
+        "format": MODEL_FORMAT if conditions.names else without,
+        **({"conditions": conditions.plain()} if conditions.names else {}),
         **({"network": "motion"} if motion else {}),
         "unet_config": config,
         "unet": merged(cpu_tensors(diffusion.unet)),
@@ -61,6 +65,8 @@ def unpack_model(
     """
     try:
         unet = (MotionUNet if model.get("network") == "motion" else unet_class).from_config(model["unet_config"])
+        if "conditions" in model:
+            unet.add_conditions(ConditionSettings.from_plain(model["conditions"]))
         unet.load_state_dict(checked_weights(model["unet"]))
         diffusion = TextToVideoDiffusion(unet, **model["diffusion"])
         stored = model["text_encoder"]

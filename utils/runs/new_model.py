@@ -214,6 +214,32 @@ def as_bools(levels: list[int] | None) -> tuple[bool, ...] | None:
 
 # The layers that speak the language of what a clip is made of: pixels, or the latents of one autoencoder.
 ENDS = ("conv_in.", "conv_out.")
+CONDITIONS = "conditions."  # in front of the names of their layers
+
+
+def fit_conditions(weights: dict, own: dict) -> list[str]:
+    """Make the layers of conditions among `weights` those of a network that has `own`: what is new starts as an
+    identity, what is gone is left out. Returns what changed."""
+    of_conditions = {name for name in weights.keys() | own.keys() if name.startswith(CONDITIONS)}
+    kept = {
+        name for name in of_conditions if name in weights and name in own and weights[name].shape == own[name].shape
+    }
+    whole = {_condition(name) for name in of_conditions} - {_condition(name) for name in of_conditions - kept}
+    changes = []
+    for name in sorted({_condition(name) for name in of_conditions} - whole):
+        theirs, ours = (
+            {each for each in of_conditions if _condition(each) == name and each in t} for t in (weights, own)
+        )
+        changes.append(f"condition {name} is {'new' if not theirs else 'left out' if not ours else 'another, and new'}")
+        for each in theirs:
+            del weights[each]
+        weights |= {each: own[each] for each in ours}
+    return changes
+
+
+def _condition(name: str) -> str:
+    """conditions.grids.depth.conv_in.weight -> depth"""
+    return name.removeprefix(CONDITIONS).split(".")[1]
 
 
 def load_initial_weights(args: argparse.Namespace, unet, text_encoder, autoencoder_digest: str | None) -> str:
@@ -247,6 +273,7 @@ def load_initial_weights(args: argparse.Namespace, unet, text_encoder, autoencod
             why = f"clips are {kind}" if digest != autoencoder_digest else "another --patch_size"
             changes.append(f"{why}: the first and the last layer start afresh")
             weights |= {name: each for name, each in unet.state_dict().items() if name.startswith(ENDS)}
+        changes += fit_conditions(weights, unet.state_dict())
         unet.load_state_dict(weights)
     except (RuntimeError, ValueError, KeyError) as error:
         lines = [line.strip() for line in str(error).splitlines()]

@@ -22,10 +22,13 @@ from utils.video.frames import checked_frames
 from utils.video.png import encode_png
 
 
-def write_video(path: str | Path, frames: np.ndarray, fps: float) -> None:
+def write_video(
+    path: str | Path, frames: np.ndarray, fps: float, sound: np.ndarray | None = None, sound_rate: int = 16_000
+) -> None:
     """H.264 MP4 for players and browsers: yuv420p, crf 17, index in front. The same frames give the same bytes.
 
     frames: uint8 RGB (T, H, W, 3); an odd size grows by repeating the last row or column, because yuv420p is even.
+    sound: (N,) float32 in [-1, 1], mono, sound_rate samples a second, written as AAC.
     Raises ValueError for bad arguments, OSError if the file cannot be written in full.
     """
     frames = checked_frames(frames, fps)
@@ -33,7 +36,8 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float) -> None:
     pictures = [av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in frames]
     rate = Fraction(fps).limit_denominator(10_000)
     options = {"crf": "17", "preset": "veryfast", "x264-params": "mbtree=0"}, {"movflags": "+faststart"}
-    _encode(path, pictures, range(len(frames)), rate, "libx264", "yuv420p", *options)
+    track = None if sound is None else (sound, sound_rate)
+    _encode(path, pictures, range(len(frames)), rate, "libx264", "yuv420p", *options, track)
 
 
 def write_gif(path: str | Path, frames: np.ndarray, fps: float) -> None:
@@ -88,18 +92,26 @@ def _atomic(path: str | Path) -> Iterator[str]:
             raise OSError(errno.EIO, str(error)) from None
 
 
-def _encode(path, pictures, ticks, rate: Fraction, codec, pix_fmt, codec_options, container_options) -> None:
-    """Encode `pictures`, shown at `ticks` / rate seconds, and count what can be read back."""
+def _encode(
+    path, pictures, ticks, rate: Fraction, codec, pix_fmt, codec_options, container_options, track=None
+) -> None:
+    """Encode `pictures`, shown at `ticks` / rate seconds, and count what can be read back. track: (samples, their
+    rate)."""
     with _atomic(path) as temporary:
         with av.open(temporary, "w", options=container_options) as container:
             stream = container.add_stream(codec, rate=rate, options=codec_options)
             stream.width, stream.height, stream.pix_fmt = pictures[0].width, pictures[0].height, pix_fmt
             stream.codec_context.thread_count = 1  # the bytes must not depend on the machine
             stream.codec_context.time_base = 1 / rate
+            voice = container.add_stream("aac", rate=track[1], layout="mono") if track else None
             for tick, picture in zip(ticks, pictures, strict=True):
                 picture.pts, picture.time_base = tick, 1 / rate
                 container.mux(stream.encode(picture))
             container.mux(stream.encode())
+            if track:
+                spoken = av.AudioFrame.from_ndarray(track[0][None], format="fltp", layout="mono")
+                spoken.sample_rate, spoken.pts = track[1], 0
+                container.mux([*voice.encode(spoken), *voice.encode()])
         info = probe_video(temporary)  # a full disk is not always an error of the muxer
         if (info.frames, info.width, info.height) != (len(ticks), picture.width, picture.height):
             raise VideoError(f"only {info.frames} of {len(ticks)} frames can be read back; is the disk full?")
