@@ -68,7 +68,9 @@ class Sampling:
         replacement: (clips, mask (B, 1, T, H, W)): where the mask is 1 the guess of the clean clip is always this, for
             a network that takes no known places (Song et al. 2021, arXiv:2011.13456, appendix I.2).
         start: clips to begin from, with as much noise as is left after 1 - strength of the steps (SDEdit, Meng et al.
-            2022, arXiv:2108.01073). noise: to begin with in place of a random one.
+            2022, arXiv:2108.01073).
+        noise: to begin with in place of a random one: of `invert` in editing.py, for sampler "ddim"; without `start`,
+            and with a strength below 1, it is the noisy clip itself.
         text_embeddings: (B, L, D). negative_embeddings: (B, L', D), the empty or the negative prompt, needed when
         guidance_scale != 1. generators: one per video, on the CPU, so that a seed is the same video in any batch and on
         any device; None draws from the global state. on_step is called after each step, for a progress bar.
@@ -106,7 +108,7 @@ class Sampling:
                 clip = torch.where(where > 0, known, clip)
             return clip
 
-        context, mask = _stack_guidance(text_embeddings, mask, negative_embeddings, negative_mask, guidance_scale)
+        context, mask = stack_guidance(text_embeddings, mask, negative_embeddings, negative_mask, guidance_scale)
         branches = [conditions] * (1 if guidance_scale == 1 else 2) + [without(conditions, name) for name in scales]
         given = stacked(branches) if conditions else {}
         if scales:
@@ -118,12 +120,12 @@ class Sampling:
         shape = (self.unet.config.in_channels, num_frames, height, width)
         device = text_embeddings.device
         noise = _randn(len(text_embeddings), shape, generators, device) if noise is None else noise
-        first = 0 if start is None else len(scheduler.timesteps) - max(1, round(strength * len(scheduler.timesteps)))
+        first = first_step(len(scheduler.timesteps), strength)
         timesteps = scheduler.timesteps[first:]
+        if first and hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(first)
         sample = noise * scheduler.init_noise_sigma
         if start is not None:
-            if hasattr(scheduler, "set_begin_index"):
-                scheduler.set_begin_index(first)
             sample = scheduler.add_noise(start, noise, timesteps[:1].to(device).expand(len(start)))
         step_generator = {} if sampler == "unipc" else {"generator": generators}
         for timestep in timesteps:
@@ -185,6 +187,11 @@ class Sampling:
         return clip.clamp(-1, 1) if thresholding == "static" else clip
 
 
+def first_step(num_inference_steps: int, strength: float) -> int:
+    """The step with which drawing begins that leaves 1 - strength of the steps out."""
+    return num_inference_steps - max(1, round(strength * num_inference_steps))
+
+
 def _randn(batch: int, shape: tuple[int, ...], generators: list[torch.Generator] | None, device) -> Tensor:
     if generators is None:
         return torch.randn(batch, *shape, device=device)
@@ -195,7 +202,7 @@ def _repeated(mask: Tensor | None, texts: list[Tensor]) -> Tensor | None:
     return mask if mask is None else torch.cat([mask, *(mask[-len(each) :] for each in texts)])
 
 
-def _stack_guidance(positive, positive_mask, negative, negative_mask, guidance_scale):
+def stack_guidance(positive, positive_mask, negative, negative_mask, guidance_scale):
     """One batch of the negative texts and then the texts, padded to one length, or the texts alone without guidance."""
     if guidance_scale == 1:
         return positive, positive_mask

@@ -13,6 +13,8 @@ import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from utils.arguments.conditions import pairs
 from utils.cli import UserError, printable, versions, without_secrets
 from utils.files import write_text
@@ -217,23 +219,30 @@ class Generator:
                 guidance_rescale=self.args.guidance_rescale,
                 thresholding=self.settings["thresholding"],
                 **self.windows,
-                **self._given(jobs),
+                **self.given(jobs),
                 on_step=bar.update,
             )
         for job, video in zip(jobs, videos, strict=True):
             self.write(job, video)
 
-    def _given(self, jobs: list[Job]) -> dict:
-        """The conditions of a batch, as arguments of CaptionedDiffusion.sample."""
+    def given(self, jobs: list[Job]) -> dict:
+        """What is known of a batch, as arguments of CaptionedDiffusion.sample."""
         from models.conditions import stacked
 
         if not jobs[0].given:
             return {}
         return {"conditions": stacked(job.given for job in jobs), "condition_scales": self.scales}
 
+    def finished(self, job: Job, frames: np.ndarray) -> np.ndarray:
+        """Frames (T, H, W, 3) as they are to be written."""
+        return frames
+
+    def sheet(self, job: Job, frames: np.ndarray) -> tuple[list[np.ndarray], list[str]]:
+        """Rows of the contact sheet of a video, with their labels."""
+        return [frames], [job.prompt]
+
     def write(self, job: Job, video) -> None:
         """The files of one video; each appears whole under its name or not at all."""
-        import numpy as np
         import torch
 
         from utils.video.contact_sheet import contact_sheet
@@ -242,7 +251,7 @@ class Generator:
 
         if not torch.isfinite(video).all():
             raise UserError(f"the video of prompt {job.index} is not a number; try --mixed_precision no")
-        frames: np.ndarray = to_uint8(video)
+        frames = self.finished(job, to_uint8(video))
         try:
             self.path(job, ".json").unlink(missing_ok=True)  # of an older video, which it vouches for
             write_video(self.path(job, ".mp4"), frames, self.args.fps)
@@ -251,7 +260,7 @@ class Generator:
             if self.args.save_frames:
                 write_frames(self.path(job, "_frames"), frames)
             if self.args.visualize:
-                write_image(self.path(job, ".png"), contact_sheet([frames], [job.prompt]))
+                write_image(self.path(job, ".png"), contact_sheet(*self.sheet(job, frames)))
             sidecar = {"prompt": job.prompt, "group": job.group, "seed": job.seed, **self.settings, **self.about}
             sidecar |= {"given": job.files} if job.files else {}
             text = json.dumps(without_secrets(sidecar), indent=2, ensure_ascii=False) + "\n"
