@@ -19,6 +19,18 @@ from utils.cli import Parser, UserError, choice, integer, number, output_problem
 
 # torch and what is built on it are imported where they are used: --help and a misspelt flag answer at once.
 
+# As utils/task_scores/tasks.py has them.
+TASKS = (
+    "first_frame",
+    "continuation",
+    "first_last",
+    "in_between",
+    "inpainting",
+    "depth",
+    "vectors",
+    "audio",
+    "recolour",
+)
 MOST_FAITHFUL = 200  # clips of the data that are compressed and judged, of which one in a hundred is at the limit
 
 
@@ -33,6 +45,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--num_prompts", type=integer(1, 100_000), default=48, help="videos per group (demo: seen and held out)"
     )
     group.add_argument("--seed", type=integer(0, 2**63 - 2**32), default=0, help="video i is drawn with seed + i")
+    group.add_argument(
+        "--task",
+        type=choice(*TASKS),
+        nargs="+",
+        default=[],
+        help="on the demo dataset: conditions and edits, beside baselines: " + ", ".join(TASKS),
+    )
     group.add_argument("--text_encoder", help="where the frozen text encoder lies, if not where the training found it")
 
     group = parser.add_argument_group("against the data")
@@ -67,6 +86,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def check_args(args: argparse.Namespace) -> Iterator[str]:
     if sum(map(bool, (args.checkpoint, args.videos, args.compare))) != 1:
         yield "--checkpoint: give one of --checkpoint, --videos and --compare"
+    if args.task and args.checkpoint is None:
+        yield "--task: needs --checkpoint, for it draws videos"
+    if args.task and not (args.data_dir / "dataset.json").is_file():
+        yield f"--task: measures on the demo dataset, and {args.data_dir} is none; `python video_dataset.py` writes it"
     for flag in ("checkpoint", "fvd_weights", "clip_dir", "vae_dir"):
         path = getattr(args, flag)
         if path is not None and not path.exists():
@@ -90,6 +113,10 @@ def main(args: argparse.Namespace) -> None:
         from utils.evaluation.comparison import compare_runs
 
         print(compare_runs(args.compare))
+        return
+
+    if args.task:
+        evaluate_tasks(args)
         return
 
     from utils.evaluation.benchmark import demo_settings, faithfulness, judge_samples
@@ -127,6 +154,30 @@ def main(args: argparse.Namespace) -> None:
     args.output_dir.mkdir(parents=True, exist_ok=True)
     page = write_report(args.output_dir, result, samples)
     print(f"{args.output_dir / 'evaluation.json'}, and for looking at: {page}")
+
+
+def evaluate_tasks(args: argparse.Namespace) -> None:
+    """Conditions and edits: tasks.json with a table of each task, and a contact sheet each, in --output_dir."""
+    from accelerate import PartialState
+
+    from utils.drawing.generator import Generator
+    from utils.evaluation.benchmark import demo_settings
+    from utils.task_scores.evaluate import evaluate_task
+    from utils.task_scores.report import task_table, write_tasks
+    from utils.video.contact_sheet import contact_sheet
+    from utils.video.encode import write_image
+
+    run_dir = args.checkpoint if args.checkpoint.is_dir() else args.checkpoint.parent
+    args.output_dir = args.output_dir or run_dir / "evaluation"
+    generator = Generator(args, args.checkpoint, PartialState(cpu=args.device == "cpu").device)
+    demo, found = demo_settings(args.data_dir), {}
+    for task in args.task:
+        found[task], rows = evaluate_task(generator, task, args.num_prompts, demo)
+        print(task_table(task, found[task]))
+        labels, clips = zip(*rows, strict=True)
+        write_image(args.output_dir / f"{task}.png", contact_sheet(clips, labels))
+    about = {**generator.about, "settings": generator.settings, "num_prompts": args.num_prompts}
+    print(write_tasks(args.output_dir / "tasks.json", about, found))
 
 
 def draw_samples(args: argparse.Namespace, demo: dict | None) -> tuple[list, dict]:

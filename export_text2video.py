@@ -62,6 +62,7 @@ def is_export(folder: Path) -> bool:
 
 
 def main(args: argparse.Namespace) -> None:
+    from models.conditions import settings_of
     from models.diffusion.captioned import CaptionedDiffusion
     from utils.export.model_card import model_card
     from utils.export.pipeline_folder import save_pipeline
@@ -73,6 +74,9 @@ def main(args: argparse.Namespace) -> None:
     stored = load_model(args.checkpoint)
     autoencoder = unpack_autoencoder(stored.get("autoencoder"), args.vae)
     model = CaptionedDiffusion(*unpack_model(stored, args.text_encoder), autoencoder)
+    if names := settings_of(model.diffusion.unet).names:
+        print(f"note: the pipeline draws from text alone; what the model knows of {', '.join(names)} stays here")
+        del model.diffusion.unet.conditions  # without a condition its layers add nothing
     defaults = {name: stored[name] for name in ("num_frames", "height", "width", "guidance_scale")}
     defaults["num_inference_steps"] = min(25, model.diffusion.num_timesteps)
 

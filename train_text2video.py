@@ -129,6 +129,7 @@ def main(args: argparse.Namespace) -> None:
     autoencoder, source = make_autoencoder(args, run.state)
     data = data_args(args, sizes_of(args, autoencoder)) | {"max_bad_fraction": args.max_bad_fraction}
     train_set, val_set = (TextVideoDataset(**data, split=split) for split in ("train", "val"))
+    train_set.may_mirror = args.vectors is None  # they may mean left and right, and nobody knows which
     run.check_clips("--data_dir", train_set.digests() | val_set.digests())
     samples = args.num_epochs * len(train_set)
     max_train_steps = args.max_train_steps or -(-samples // run.samples_per_step(args.batch_size))

@@ -19,6 +19,7 @@ from torch.nn.functional import pixel_unshuffle, silu
 from models.layers import zero_init
 
 KNOWN = "known"
+VECTOR_WAVES = 3  # of each number of a vector: sines and cosines of 1, 2 and 4 times its deviations
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,9 @@ class ConditionEncoder(nn.Module):
                 if name not in settings.vectors
             }
         )
+        frames = settings.fold[0]
         self.frames = nn.ModuleDict(
-            {name: FrameEncoder(self.sizes[name], frame_dim or width) for name in settings.vectors}
+            {name: FrameEncoder(self.sizes[name], frames, frame_dim or width) for name in settings.vectors}
         )
 
     def forward(self, given: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
@@ -116,15 +118,25 @@ class GridEncoder(nn.Module):
 
 
 class FrameEncoder(nn.Module):
-    """Vectors (B, t, D) -> (B, t, width); zero at the start, and wherever its input is."""
+    """Vectors (B, t, frames * (D + 1)), of `frames` frames a step, each with a 1 where it is present, -> (B, t, width);
+    zero at the start, and wherever its input is.
 
-    def __init__(self, in_features: int, width: int):
+    What a number says is often a place, of which a network makes more when it gets waves of it (Tancik et al. 2020,
+    arXiv:2006.10739).
+    """
+
+    def __init__(self, in_features: int, frames: int, width: int):
         super().__init__()
-        self.linear_in = nn.Linear(in_features, width, bias=False)
+        self.in_frames = frames
+        features = in_features + 2 * VECTOR_WAVES * (in_features - frames)
+        self.linear_in = nn.Linear(features, width, bias=False)
         self.linear_out = zero_init(nn.Linear(width, width, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear_out(silu(self.linear_in(x)))
+        values, present = x.unflatten(2, (self.in_frames, -1)).split([x.shape[2] // self.in_frames - 1, 1], dim=3)
+        angles = torch.cat([values * 2**n for n in range(VECTOR_WAVES)], dim=3)
+        features = torch.cat([values, angles.sin() * present, angles.cos() * present, present], dim=3)
+        return self.linear_out(silu(self.linear_in(features.flatten(2))))
 
 
 def _in_patches(x: Tensor, p: int) -> Tensor:
@@ -136,6 +148,13 @@ def settings_of(network: nn.Module) -> ConditionSettings:
     """The conditions that a network takes; none without `add_conditions`."""
     encoder = getattr(network, "conditions", None)
     return ConditionSettings() if encoder is None else encoder.settings
+
+
+def kept_places(given: dict[str, Tensor], channels: int) -> tuple[Tensor, Tensor] | None:
+    """(clips (B, C, t, h, w), (B, 1, t, h, w), 1 where all of a place is known) of what is given; None without."""
+    if KNOWN not in given:
+        return None
+    return given[KNOWN][:, :channels], given[KNOWN][:, channels:].amin(dim=1, keepdim=True)
 
 
 def without(given: dict[str, Tensor], name: str) -> dict[str, Tensor]:

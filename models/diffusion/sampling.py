@@ -13,7 +13,7 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
-from models.conditions import some_steps, stacked, without
+from models.conditions import kept_places, some_steps, stacked, without
 from models.windows import over_frames
 
 # Each a scheduler of diffusers and its settings. The first adds fresh noise in every step, as DDPM does, and so forgets
@@ -65,8 +65,9 @@ class Sampling:
         window_frames: a longer clip is denoised in windows of so many frames, which overlap by window_overlap, half of
             them by default: each is a clip by itself to the network, and takes no more memory than one.
         conditions: see models/conditions.py; condition_scales: how strongly each counts, see denoise.
-        replacement: (clips, mask (B, 1, T, H, W)): where the mask is 1 the guess of the clean clip is always this, for
-            a network that takes no known places (Song et al. 2021, arXiv:2011.13456, appendix I.2).
+        replacement: (clips, mask (B, 1, T, H, W)): where the mask is 1 the guess of the clean clip is always this, also
+            for a network that takes no known places (Song et al. 2021, arXiv:2011.13456, appendix I.2); by default
+            those of the conditions, where all of a place is known.
         start: clips to begin from, with as much noise as is left after 1 - strength of the steps (SDEdit, Meng et al.
             2022, arXiv:2108.01073).
         noise: to begin with in place of a random one: of `invert` in editing.py, for sampler "ddim"; without `start`,
@@ -96,6 +97,7 @@ class Sampling:
         if not 0 < strength <= 1:
             raise ValueError(f"strength must be above 0 and at most 1, not {strength}")
         conditions = conditions or {}
+        replacement = kept_places(conditions, self.unet.config.in_channels) if replacement is None else replacement
         scales = {name: scale for name, scale in (condition_scales or {}).items() if scale != 1}
         if unknown := scales.keys() - conditions.keys():
             raise ValueError(f"a scale for {min(unknown)}, which is not given")

@@ -132,3 +132,16 @@ def test_only_an_older_export_is_replaced_and_only_when_asked(run_dir, tmp_path,
         and "holds other files" in capsys.readouterr().err
         and not list(tmp_path.glob(".partial*"))
     )
+
+
+@pytest.mark.parametrize("parts", ["UNET3D", "MOTION_UNET", "PATCH_AUTOENCODER", "PIPELINE"])
+def test_files_that_become_one_share_no_name(parts):
+    owners = {}
+    for part in getattr(pipeline_folder, parts):
+        for node in ast.parse((pipeline_folder.MODELS / part).read_text(encoding="utf-8")).body:
+            names = [node.name] if hasattr(node, "name") else []
+            names += [
+                each.id for target in getattr(node, "targets", []) for each in ast.walk(target) if hasattr(each, "id")
+            ]
+            for name in names:
+                assert owners.setdefault(name, part) == part, f"{name} is in {owners[name]} and in {part}"

@@ -15,14 +15,15 @@ MEASURED = 512  # samples, for means and deviations
 class KnownClips(ReadableClips):
     """Samples with "conditions" {name: tensor} and "present" {name: 1.0 or 0.0}, cut and mirrored as the clip is.
 
-    clips: a TextVideoDataset, which is told not to mirror where that would make conditions wrong. samples: these, or
-    LatentClips of them.
+    clips: a TextVideoDataset, which must not mirror where that would make conditions wrong. samples: these, or
+    LatentClips of them. Raises ValueError for one that may.
     """
 
     def __init__(self, clips, conditions: ClipConditions, samples=None):
         super().__init__(clips.seed, clips.max_unreadable)
         self.clips, self.conditions, self.samples = clips, conditions, clips if samples is None else samples
-        clips.may_mirror = clips.may_mirror and conditions.may_mirror
+        if clips.augments and clips.may_mirror and not conditions.may_mirror:
+            raise ValueError("vectors may mean left and right: set may_mirror of the clips to False")
         if hasattr(self.samples, "collate"):
             self.collate = self.samples.collate
 

@@ -37,14 +37,14 @@ def read_sound(path: Path, start: float = 0.0) -> np.ndarray:
         with av.open(str(path)) as container:
             if not container.streams.audio:
                 raise ConditionError("has no sound")
-            resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
+            resampler = av.AudioResampler(format="fltp", rate=RATE)  # channels are averaged below
             for frame in container.decode(container.streams.audio[0]):
                 first = (frame.time or 0.0) if first is None else first
-                parts += [each.to_ndarray()[0] for each in resampler.resample(frame)]
+                parts += [each.to_ndarray().mean(axis=0) for each in resampler.resample(frame)]
                 total += len(parts[-1]) if parts else 0
                 if total > LONGEST * RATE:
                     break
-            parts += [each.to_ndarray()[0] for each in resampler.resample(None)]
+            parts += [each.to_ndarray().mean(axis=0) for each in resampler.resample(None)]
     except (av.error.FFmpegError, OSError) as error:
         raise ConditionError(f"its sound cannot be read ({error})") from None
     if not parts:

@@ -32,10 +32,10 @@ def find_vectors(folder: Path, stem: str) -> Path | None:
 
 def read_vectors(path: Path) -> Vectors:
     """Raises ConditionError for what is no table of numbers, or is not in the order of time."""
-    if path.suffix == ".npy":
-        names, values = _from_npy(path)
-    else:
-        names, values = (_from_csv if path.suffix == ".csv" else _from_parquet)(path)
+    readers = {".csv": _from_csv, ".parquet": _from_parquet, ".npy": _from_npy}
+    if path.suffix not in readers:
+        raise ConditionError(f"is no table of numbers: give {', '.join(SUFFIXES)}")
+    names, values = readers[path.suffix](path)
     if not len(values) or not len(names):
         raise ConditionError("is empty")
     if not np.isfinite(values).all():

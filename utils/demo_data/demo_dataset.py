@@ -6,13 +6,32 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
 from utils.cli import printable
 from utils.data.errors import DataError
 from utils.demo_data import shapes
 from utils.demo_data.demo_conditions import RATE, depth_of, motion_of, sound_of
 from utils.files import write_text
 
+FOLDERS = "videos", "captions", "depth", "vectors"  # the last two with conditions
 DEMO_FILE = re.compile(r"clip_\d{5,}\.(mp4|txt|csv)")
+
+
+def write_files(
+    folder: Path, name: str, frames: np.ndarray, caption: str, objects: list[dict], fps: float, conditions: bool
+) -> None:
+    """One clip with its caption, and with `conditions` its depth, motion and sound, in folders that are there."""
+    from utils.video.encode import write_video
+
+    size = frames.shape[1]
+    sound = sound_of(objects, fps, size) if conditions else None
+    write_video(folder / "videos" / f"{name}.mp4", frames, fps, sound, RATE)
+    (folder / "captions" / f"{name}.txt").write_text(caption + "\n", encoding="utf-8", newline="\n")
+    if conditions:
+        write_video(folder / "depth" / f"{name}.mp4", depth_of(objects, len(frames), size), fps)
+        motion = motion_of(objects, fps, size)
+        (folder / "vectors" / f"{name}.csv").write_text(motion, encoding="utf-8", newline="\n")
 
 
 def write_demo_dataset(
@@ -34,12 +53,8 @@ def write_demo_dataset(
     """
     from tqdm import tqdm
 
-    from utils.video.encode import write_video
-
     output_dir, done = Path(output_dir), Path(output_dir) / "dataset.json"
-    folders = videos, captions = output_dir / "videos", output_dir / "captions"
-    depth, vectors = output_dir / "depth", output_dir / "vectors"
-    folders += (depth, vectors) if conditions else ()
+    folders = [output_dir / name for name in FOLDERS[: 4 if conditions else 2]]
     settings = dict(num_clips=num_clips, num_frames=num_frames, frame_size=frame_size, fps=fps, seed=seed, hard=hard)
     settings |= {"conditions": True} if conditions else {}
     if done.exists() and not overwrite:
@@ -79,12 +94,7 @@ def write_demo_dataset(
     def write_clip(index: int) -> dict:
         frames, caption, objects = shapes.make_clip(plans[index], index, seed, num_frames, frame_size, hard)
         name = f"clip_{index:05d}"
-        sound = sound_of(objects, fps, frame_size) if conditions else None
-        write_video(videos / f"{name}.mp4", frames, fps, sound, RATE)
-        if conditions:
-            write_video(depth / f"{name}.mp4", depth_of(objects, num_frames, frame_size), fps)
-            (vectors / f"{name}.csv").write_text(motion_of(objects, fps, frame_size), encoding="utf-8", newline="\n")
-        (captions / f"{name}.txt").write_text(caption + "\n", encoding="utf-8", newline="\n")
+        write_files(output_dir, name, frames, caption, objects, fps, conditions)
         return {
             "file": f"videos/{name}.mp4",
             "caption": caption,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool3d
 
+from models.autoencoder import VideoAutoencoder
 from models.conditions import KNOWN
 from models.diffusion.editing import invert
 from models.diffusion.known import known_places
@@ -78,7 +79,8 @@ class Editor(Generator):
             return more
         clips = self._clips().expand(len(jobs), -1, -1, -1, -1)
         if self.mask is not None:
-            return more | {"replacement": (clips, self._kept_places())}
+            hole = torch.from_numpy(self.mask)[None, None].float().to(self.device)
+            return more | {"replacement": (clips, kept_places(hole, self.model.autoencoder))}
         if self.args.source_prompt is None:
             return more | {"start": clips, "strength": self.args.strength}
         return more | {"noise": self._inverted(jobs, clips, more), "strength": self.args.strength}
@@ -88,16 +90,6 @@ class Editor(Generator):
         """The video as diffusion sees clips."""
         video, autoencoder = self.video.to(self.device), self.model.autoencoder
         return video if autoencoder is None else autoencoder.encode(video)
-
-    def _kept_places(self) -> Tensor:
-        """(1, 1, t, h, w), 1 where nothing of a place may change."""
-        hole = torch.from_numpy(self.mask)[None, None].float().to(self.device)
-        if self.model.autoencoder is not None:
-            layout = self.model.autoencoder.layout
-            steps = layout.latent_frames(self.num_frames)
-            hole = torch.cat([hole[:, :, :1]] * (steps * layout.time - self.num_frames) + [hole], dim=2)
-            hole = max_pool3d(hole, (layout.time, layout.space, layout.space))
-        return 1 - hole
 
     def _inverted(self, jobs: list[Job], clips: Tensor, more: dict) -> Tensor:
         """The noise of the video under the source prompt, once for all jobs; notes how well it comes back."""
@@ -121,3 +113,13 @@ class Editor(Generator):
     def sheet(self, job: Job, frames: np.ndarray) -> tuple[list[np.ndarray], list[str]]:
         marked = [] if self.mask is None else [np.where(self.mask[..., None], 255, self.before // 3).astype(np.uint8)]
         return [self.before, *marked, frames], ["before", *(["what may change"] if marked else []), job.prompt]
+
+
+def kept_places(holes: Tensor, autoencoder: VideoAutoencoder | None) -> Tensor:
+    """Of holes (B, 1, T, H, W), 1 where a video may change: (B, 1, t, h, w), 1 where nothing of a place may."""
+    if autoencoder is not None:
+        layout = autoencoder.layout
+        missing = layout.latent_frames(holes.shape[2]) * layout.time - holes.shape[2]
+        holes = torch.cat([holes[:, :, :1]] * missing + [holes], dim=2)
+        holes = max_pool3d(holes, (layout.time, layout.space, layout.space))
+    return 1 - holes

@@ -1,0 +1,27 @@
+"""The data and the runs that the tests of this folder share."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.latents.conftest import pipelines  # noqa: F401  (a fixture)
+from tests.text2video.running import train
+from utils.demo_data.demo_dataset import write_demo_dataset
+
+KNOWN = ["--tasks", "text=1", "first_frame=1", "inpainting=1"]
+ALL = [*KNOWN, "--maps", "depth", "--vectors", "--audio", "--condition_dropout", "0.3"]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "demo_video_data"
+    write_demo_dataset(folder, num_clips=12, num_frames=6, frame_size=32, conditions=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def known_run(data, tmp_path_factory) -> Path:
+    """A finished run of six steps with every condition."""
+    run_dir = tmp_path_factory.mktemp("runs") / "run"
+    train(data, run_dir, *ALL, "--max_train_steps", "6", "--checkpoint_every", "3")
+    return run_dir
