@@ -162,7 +162,7 @@ def evaluate_tasks(args: argparse.Namespace) -> None:
 
     from utils.drawing.generator import Generator
     from utils.evaluation.benchmark import demo_settings
-    from utils.task_scores.evaluate import evaluate_task
+    from utils.task_scores.evaluate import TaskScores
     from utils.task_scores.report import task_table, write_tasks
     from utils.video.contact_sheet import contact_sheet
     from utils.video.encode import write_image
@@ -170,9 +170,9 @@ def evaluate_tasks(args: argparse.Namespace) -> None:
     run_dir = args.checkpoint if args.checkpoint.is_dir() else args.checkpoint.parent
     args.output_dir = args.output_dir or run_dir / "evaluation"
     generator = Generator(args, args.checkpoint, PartialState(cpu=args.device == "cpu").device)
-    demo, found = demo_settings(args.data_dir), {}
+    scores, found = TaskScores(generator, args.num_prompts, demo_settings(args.data_dir)), {}
     for task in args.task:
-        found[task], rows = evaluate_task(generator, task, args.num_prompts, demo)
+        found[task], rows = scores.evaluate(task)
         print(task_table(task, found[task]))
         labels, clips = zip(*rows, strict=True)
         write_image(args.output_dir / f"{task}.png", contact_sheet(clips, labels))

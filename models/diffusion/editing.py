@@ -32,8 +32,8 @@ def invert(
     """The noisy clips (B, C, T, H, W) from which `sample` with sampler "ddim", guidance 1 and as many steps draws clips
     (B, C, T, H, W) again, for texts (B, L, D) that describe them.
 
-    strength: how far to go, the same as sample is given then. The last step of drawing leads from several noisy clips
-    to one; a little noise from `generators` says which is meant. iterations: per step.
+    strength: how far to go, the same as sample is given then. The last step of drawing, which only takes noise away,
+    cannot be turned around: a little noise from `generators` stands for what it takes. iterations: per step.
     """
     scheduler = DDIMScheduler.from_config(diffusion.scheduler.config)
     scheduler.set_timesteps(num_inference_steps)

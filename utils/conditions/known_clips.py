@@ -45,16 +45,21 @@ class KnownClips(ReadableClips):
 
     def read_conditions(self, epoch: int, index: int) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
         clips, index = self.clips, int(index) % len(self)
-        info, (height, width, frames) = clips.items[index][0], clips.shapes[index]
-        position, anchor, mirrored, _ = clips.choose(epoch, index)
-        indices = window(info, frames, clips.target_fps, clips.short_clips, position)
+        info, (height, width, _) = clips.items[index][0], clips.shapes[index]
+        _, anchor, mirrored, _ = clips.choose(epoch, index)
 
         def place(maps: np.ndarray) -> np.ndarray:
             maps = placed(maps, height, width, clips.resize_mode, anchor)
             return maps[:, :, ::-1] if mirrored else maps
 
-        values, present, _ = self.conditions.read(info, indices, place, mirrored)
+        values, present, _ = self.conditions.read(info, self.indices(epoch, index), place, mirrored)
         return {name: torch.from_numpy(value) for name, value in values.items()}, present
+
+    def indices(self, epoch: int, index: int) -> np.ndarray:
+        """The frames of the clip that a sample shows."""
+        clips, position = self.clips, self.clips.choose(epoch, index)[0]
+        info, frames = clips.items[index][0], clips.shapes[index].frames
+        return window(info, frames, clips.target_fps, clips.short_clips, position)
 
     def measured(self) -> dict[str, dict]:
         """Names, means and deviations of the vectors, over clips spread evenly."""

@@ -10,6 +10,8 @@ from models.conditions import ConditionSettings
 from models.diffusion.editing import invert
 from models.metrics.distances import share_interval
 from utils.cli import UserError
+from utils.demo_data import shapes
+from utils.drawing.editing import kept_places
 from utils.drawing.generator import Generator
 from utils.drawing.masks import blended
 from utils.evaluation.benchmark import GROUPS
@@ -23,39 +25,47 @@ SHOWN = 6  # truths on the contact sheet
 SDEDIT_STRENGTH = 0.6
 
 
-def evaluate_task(generator: Generator, name: str, num_prompts: int, demo: dict) -> tuple[dict, list]:
-    """({way: {group: {what: share or mean}}}, rows of a contact sheet: (label, frames)).
+class TaskScores:
+    """Measures tasks of one model, each on the same prompts and true clips."""
 
-    Raises UserError for a model that does not know what the task needs.
-    """
-    from utils.demo_data import shapes
+    def __init__(self, generator: Generator, num_prompts: int, demo: dict):
+        self.generator = generator
+        known = [each for each in ("depth", "vectors", "audio") if each in generator.conditions.names]
+        self.truths = {}
+        for group, held_out in GROUPS.items():
+            prompts = shapes.benchmark_prompts(num_prompts, demo["hard"], held_out)
+            with TemporaryDirectory() as folder:
+                self.truths[group] = make_truths(prompts, Path(folder), demo, generator.reading, known)
+        self.from_text: dict[str, list[np.ndarray]] = {}  # of each group, for tasks that ask for the same
 
-    task, settings = TASKS[name], generator.conditions
-    if task.needs and task.needs not in settings.names:
-        knows = ", ".join(settings.names) or "none"
-        raise UserError(
-            f"--task {name}: needs a model that knows {task.needs}; conditions that this one knows: {knows}"
-        )
-    ways = [way for way in task.ways if way != "inversion and depth" or "depth" in settings.maps]
-    wanted_names = [each for each in ("depth", "vectors", "audio") if each in settings.names]
-    found, rows = {way: {} for way in ways}, []
-    for group, held_out in GROUPS.items():
-        prompts = shapes.benchmark_prompts(num_prompts, demo["hard"], held_out)
-        with TemporaryDirectory() as folder:
-            truths = make_truths(prompts, Path(folder), demo, generator.reading, wanted_names)
-        for way in ways:
-            drawn = Drawing(generator, task, truths, way).frames()
-            asked = [wanted(task.asks(truth) if task.asks else truth.prompt) for truth in truths]
-            against = truths[1:] + truths[:1] if way == "swapped" else truths
-            scores = [task.measure(*each) for each in zip(drawn, against, asked, strict=True)]
-            found[way][group] = summary(scores)
-            if not held_out:
-                rows += [(f"{way}: {truth.prompt}", frames) for truth, frames in zip(truths, drawn, strict=True)][
-                    :SHOWN
-                ]
-        if not held_out:
-            rows = [(f"truth: {truth.prompt}", to_uint8(truth.video)) for truth in truths[:SHOWN]] + rows
-    return found, rows
+    def evaluate(self, name: str) -> tuple[dict, list]:
+        """({way: {group: {what: share or mean}}}, rows of a contact sheet: (label, frames)).
+
+        Raises UserError for a model that does not know what the task needs.
+        """
+        task, settings = TASKS[name], self.generator.conditions
+        if task.needs and task.needs not in settings.names:
+            knows = ", ".join(settings.names) or "none"
+            raise UserError(f"--task {name}: needs {task.needs}; conditions that this model knows: {knows}")
+        ways = [way for way in task.ways if way != "inversion and depth" or "depth" in settings.maps]
+        found, rows = {way: {} for way in ways}, []
+        for group, truths in self.truths.items():
+            shown = truths[:SHOWN] if group == "seen" else []
+            rows += [(f"truth: {truth.prompt}", to_uint8(truth.video)) for truth in shown]
+            for way in ways:
+                drawn = self._drawn(task, way, group)
+                asked = [wanted(task.asks(truth) if task.asks else truth.prompt) for truth in truths]
+                against = truths[1:] + truths[:1] if way == "swapped" else truths
+                found[way][group] = summary([task.measure(*each) for each in zip(drawn, against, asked, strict=True)])
+                rows += [(f"{way}: {truth.prompt}", frames) for truth, frames in zip(shown, drawn, strict=False)]
+        return found, rows
+
+    def _drawn(self, task: Task, way: str, group: str) -> list[np.ndarray]:
+        if way != "text alone" or task.asks is not None:
+            return Drawing(self.generator, task, self.truths[group], way).frames()
+        if group not in self.from_text:
+            self.from_text[group] = Drawing(self.generator, task, self.truths[group], way).frames()
+        return self.from_text[group]
 
 
 def summary(scores: list[dict]) -> dict:
@@ -131,8 +141,6 @@ class Drawing:
         return videos if self.model.autoencoder is None else self.model.autoencoder.encode(videos)
 
     def _replacement(self, truths: list[Truth]) -> tuple[torch.Tensor, torch.Tensor]:
-        from utils.drawing.editing import kept_places
-
         holes = 1 - torch.stack([self.task.mask(truth) for truth in truths]).to(self.device)
         return self._clips(truths), kept_places(holes, self.model.autoencoder)
 

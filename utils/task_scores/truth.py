@@ -60,8 +60,7 @@ def make_truths(prompts: list[str], folder: Path, demo: dict, reading: dict, nam
     truths = []
     for n, prompt in enumerate(prompts):
         sample = known[n]
-        thing, times = objects[n][0], np.arange(sample["video"].shape[1]) / (reading.get("target_fps") or fps)
-        frames = np.clip(np.rint(times * fps), 0, num_frames - 1).astype(int)
+        thing, frames = objects[n][0], known.indices(0, n)
         path = np.array(thing["path"])[frames] / size
         truths.append(
             Truth(prompt, wanted(prompt), sample["video"], path, thing["radius"] / size, sample["conditions"])
