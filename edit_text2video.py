@@ -19,7 +19,7 @@ from utils.cli import Parser, integer, number, output_problems, run, utf8_text
 
 # torch and what is built on it are imported in main(): --help and a misspelt flag answer at once.
 
-OF_NEW_VIDEOS = ("first_frame", "last_frame", "continue_from", "known_frames")
+OF_NEW_VIDEOS = ("first_frame", "last_frame", "continue_from", "known_frames", "chain_overlap")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

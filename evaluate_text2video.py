@@ -166,11 +166,13 @@ def evaluate_tasks(args: argparse.Namespace) -> None:
     from utils.task_scores.report import task_table, write_tasks
     from utils.video.contact_sheet import contact_sheet
     from utils.video.encode import write_image
+    from video_dataset import TextVideoDataset
 
     run_dir = args.checkpoint if args.checkpoint.is_dir() else args.checkpoint.parent
     args.output_dir = args.output_dir or run_dir / "evaluation"
     generator = Generator(args, args.checkpoint, PartialState(cpu=args.device == "cpu").device)
-    scores, found = TaskScores(generator, args.num_prompts, demo_settings(args.data_dir)), {}
+    demo, found = demo_settings(args.data_dir), {}
+    scores = TaskScores(generator, args.num_prompts, demo, TextVideoDataset)
     for task in args.task:
         found[task], rows = scores.evaluate(task)
         print(task_table(task, found[task]))

@@ -74,6 +74,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add_caption_args(group)
 
+    group = parser.add_argument_group(
+        "conditions, for train_text2video.py: folders depth/, edges/, flow/ beside the clips"
+    )
+    group.add_argument(
+        "--depth", metavar="MODEL", help="folder or hub name of a depth estimation model of transformers"
+    )
+    group.add_argument("--edges", action="store_true", help="by Canny's method")
+    group.add_argument("--flow", action="store_true", help="motion to the next frame, by OpenCV's DIS")
+
     group = parser.add_argument_group("speed")
     group.add_argument(
         "--num_workers", type=integer(0, 1024), default=min(8, os.cpu_count() or 1), help="processes; 0: only this one"
@@ -159,6 +168,21 @@ def prepare(args: argparse.Namespace) -> None:
     print_summary(args.output_dir, list(rows.values()), missing)
     if not missing and not any("folder" in row for row in rows.values()):
         raise UserError(f"--video_dir: none of the videos in {args.video_dir} gives a clip, see above")
+    make_maps(args, [args.output_dir / row["folder"] for row in rows.values() if "folder" in row])
+
+
+def make_maps(args: argparse.Namespace, clips: list[Path]) -> None:
+    """The conditions that the flags ask for, of this machine's share of the clips."""
+    if not (args.depth or args.edges or args.flow):
+        return
+    from utils.conditions.making import DepthModel, edges_of, flow_of, write_maps
+
+    makers = {"depth": DepthModel(args.depth)} if args.depth else {}
+    makers |= {"edges": edges_of} if args.edges else {}
+    makers |= {"flow": flow_of} if args.flow else {}
+    part, parts = args.shard
+    made = write_maps(args.output_dir, clips[part - 1 :: parts], makers)
+    print(f"{made} maps made: {', '.join(makers)}; train_text2video.py --maps {' '.join(makers)} learns them")
 
 
 def captions_by_source(args: argparse.Namespace, sources: list[str]) -> dict[str, tuple[str, ...]]:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from utils.arguments.buckets import Bucket
+from utils.arguments.conditions import add_folder_args, folders_of
 from utils.arguments.data import MISSING_CAPTION, RESIZE_MODES, SHORT_CLIPS, add_reading_args, buckets_of, reading_args
 from utils.cli import Parser, UserError, integer, output_problems, printable, run
 from utils.data.captions import swap_left_right
@@ -356,6 +357,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group = parser.add_argument_group("data check, for --num_frames and --frame_size")
     group.add_argument("--check", type=Path, metavar="DIR", help="report what is wrong with this data folder")
     add_reading_args(group)
+    add_folder_args(group)
     parser.checks.append(lambda args: output_problems(args.output_dir))
     return parser.parse_args(argv)
 
@@ -365,18 +367,11 @@ def main(args: argparse.Namespace) -> None:
         if args.check:
             run_check(args)
         else:
-            run_demo(args)
+            from utils.demo_data.demo_dataset import write_demo
+
+            write_demo(args)
     except OSError as error:  # a folder without permission, a full disk
         raise UserError(str(error)) from error
-
-
-def run_demo(args: argparse.Namespace) -> None:
-    from utils.demo_data.demo_dataset import write_demo_dataset
-
-    names = "output_dir num_clips num_frames frame_size fps seed hard overwrite conditions"
-    written = write_demo_dataset(**{name: getattr(args, name) for name in names.split()})
-    folder = printable(args.output_dir)
-    print(f"{folder}: {args.num_clips} clips " + ("written" if written else "are already there, left alone"))
 
 
 def run_check(args: argparse.Namespace) -> None:
@@ -395,6 +390,10 @@ def run_check(args: argparse.Namespace) -> None:
     sheet = args.check / "dataset_report.png"
     if save_contact_sheet(sheet, dataset):
         print(f"what training sees: {printable(sheet)}")
+    if any(folders_of(args).values()):
+        from utils.conditions.report import check_conditions
+
+        check_conditions(args.check, [info for info, _ in dataset.items], folders_of(args))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from utils.task_scores.measure import distance, follows, path_of, seam
 from utils.task_scores.tasks import TASKS, around_the_path, every_third, other_colour, other_object
 from utils.task_scores.truth import Truth, make_truths
 from utils.video.frames import to_uint8
+from video_dataset import TextVideoDataset
 
 DEMO = {"num_frames": 16, "frame_size": 64, "fps": 8, "hard": False}
 READING = {"num_frames": 8, "frame_size": (32, 32), "target_fps": 4.0}
@@ -21,7 +22,9 @@ READING = {"num_frames": 8, "frame_size": (32, 32), "target_fps": 4.0}
 @pytest.fixture(scope="module")
 def truths(tmp_path_factory) -> list[Truth]:
     prompts = shapes.benchmark_prompts(8)
-    return make_truths(prompts, tmp_path_factory.mktemp("truths"), DEMO, READING, ["depth", "vectors", "audio"])
+    return make_truths(
+        prompts, tmp_path_factory.mktemp("truths"), DEMO, TextVideoDataset, READING, ["depth", "vectors", "audio"]
+    )
 
 
 def test_true_clips_show_what_their_prompts_say_where_they_say(truths):

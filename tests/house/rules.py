@@ -19,9 +19,11 @@ LAYERS = (
     ("utils.conditions", "utils.frame_folders", "utils.latents"),
     ("utils.pretrained",),
     ("utils.runs",),
-    ("utils.drawing", "utils.export", "utils.logs", "utils.svd"),
+    ("utils.export", "utils.logs", "utils.svd"),
     ("utils.training",),
     ("utils.evaluation",),
+    ("utils.drawing",),
+    ("utils.task_scores",),
     ("scripts",),
     ("tests",),  # what lies at its root: clips and tiny models
     ("benchmarks.*",),

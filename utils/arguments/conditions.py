@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from utils.cli import Bad, number
+from utils.cli import Bad, integer, number
 
 # As models/diffusion/tasks.py has them, which is not imported before the flags are read.
 TASKS = ("text", "first_frame", "continuation", "first_last", "in_between", "inpainting", "outpainting")
@@ -47,12 +47,20 @@ def add_condition_args(parser: argparse.ArgumentParser) -> None:
         default=None,
         help=f"train with known frames and places, by these shares: {', '.join(TASKS)}",
     )
+    add_folder_args(group)
+    group.add_argument(
+        "--condition_dropout", type=number(0, 1), default=0.1, help="share of samples that go without each of these"
+    )
+
+
+def add_folder_args(group: argparse._ArgumentGroup) -> None:
+    """Which conditions lie beside the clips, for training and for the check of a data folder."""
     group.add_argument(
         "--maps",
         nargs="+",
         metavar="NAME",
         default=[],
-        help="folders of --data_dir with a map per frame for each clip, such as depth, edges, masks: "
+        help="folders beside videos/ with a map per frame for each clip, such as depth, edges, masks: "
         "<name>/<clip>.mp4, .npy or a folder of pictures",
     )
     group.add_argument(
@@ -63,9 +71,6 @@ def add_condition_args(parser: argparse.ArgumentParser) -> None:
         help="folders with numbers per frame: <name>/<clip>.csv, .parquet or .npy; without a name: vectors",
     )
     group.add_argument("--audio", action="store_true", help="the clips' sound, of their own or audio/<clip>.wav")
-    group.add_argument(
-        "--condition_dropout", type=number(0, 1), default=0.1, help="share of samples that go without each of these"
-    )
 
 
 def folders_of(args: argparse.Namespace) -> dict:
@@ -101,6 +106,11 @@ def add_given_args(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--continue_from", type=Path, help="video: they go on from its end")
     group.add_argument(
         "--known_frames", type=Path, help="folder of pictures called by frame, 0.png, 4.png: fill between"
+    )
+    group.add_argument(
+        "--chain_overlap",
+        type=integer(1, 4095),
+        help="more --num_frames than in training: piece by piece, each going on from so many frames of the one before",
     )
     group.add_argument("--depth", type=Path, help="the same as --maps depth=FILE")
     group.add_argument(

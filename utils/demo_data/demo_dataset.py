@@ -1,5 +1,6 @@
 """The demo dataset of moving shapes: captioned clips with their ground truth, and prompts seen and held out."""
 
+import argparse
 import json
 import os
 import re
@@ -118,3 +119,11 @@ def write_demo_dataset(
         write_text(output_dir / name, "\n".join(prompts) + "\n")
     write_text(done, json.dumps({"settings": settings}, indent=2) + "\n")  # last: its presence means finished
     return True
+
+
+def write_demo(args: argparse.Namespace) -> None:
+    """The demo dataset that the flags of video_dataset.py describe."""
+    names = "output_dir num_clips num_frames frame_size fps seed hard overwrite conditions"
+    written = write_demo_dataset(**{name: getattr(args, name) for name in names.split()})
+    folder = printable(args.output_dir)
+    print(f"{folder}: {args.num_clips} clips " + ("written" if written else "are already there, left alone"))

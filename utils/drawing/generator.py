@@ -11,6 +11,7 @@ import re
 import sys
 import unicodedata
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ class Job:
     stem: str = ""  # <index>_<seed>_<slug>_<hash>, the name of all its files
     given: dict = field(default_factory=dict)  # conditions, on the network's grid, of one sample
     files: dict = field(default_factory=dict)  # digests of what these were read from
+    drift: list = field(default_factory=list)  # of a video in pieces, see utils/drawing/chaining.py
 
 
 class Generator:
@@ -69,11 +71,12 @@ class Generator:
                 autoencoder.latent_shape(self.num_frames, self.height, self.width)
             except ValueError as error:
                 raise UserError(f"--num_frames: {error}") from None
-        self.windows = self._windows(args)
         self.conditions = settings_of(self.model.diffusion.unet)
+        self.windows = self._windows(args)
+        self.chain = self._chain(args, model["num_frames"])
         self.scales = pairs(getattr(args, "condition_scale", None), float)
         most = self.model.diffusion.unet.most_frames
-        at_once = self.windows.get("window_frames", self.num_frames)
+        at_once = (self.windows | self.chain).get("window_frames", self.num_frames)
         if most is not None and at_once > most:
             flag = "--window_frames" if self.windows else "--num_frames"
             way_out = f"--window_frames {most} draws more"
@@ -104,6 +107,7 @@ class Generator:
             "precision": precision,
             **self.windows,
             **({"condition_scales": self.scales} if self.scales else {}),
+            **({"chain_overlap": self.chain["window_overlap"]} if self.chain else {}),
         }
         # How training read its clips, as arguments of TextVideoDataset; older model files do not say it.
         self.reading = {
@@ -136,6 +140,29 @@ class Generator:
         elif window < 2:
             raise UserError("--window_frames: got 1, and windows have to overlap")
         return {"window_frames": window, "window_overlap": overlap}
+
+    def _chain(self, args: argparse.Namespace, trained: int) -> dict[str, int]:
+        """window_frames and window_overlap of the pieces of a video that is longer than the model was trained for, with
+        --chain_overlap; of others nothing. Raises UserError where they cannot be."""
+        overlap, autoencoder = getattr(args, "chain_overlap", None), self.model.autoencoder
+        if overlap is None or self.num_frames <= trained:
+            return {}
+        if not self.conditions.known:
+            raise UserError(
+                "--chain_overlap: this model was not trained with known frames (--tasks continuation=0.5, say); "
+                f"--window_frames {trained} draws longer videos with any"
+            )
+        if self.windows:
+            raise UserError("--window_frames: --chain_overlap draws the video in pieces already; give one of them")
+        if overlap >= trained:
+            raise UserError(f"--chain_overlap: got {overlap}, must be less than the {trained} frames of a piece")
+        fold = 1 if autoencoder is None else autoencoder.layout.time
+        if fold > 1 and (overlap % fold or (self.num_frames - trained) % fold or trained % fold):
+            raise UserError(
+                f"--chain_overlap: got {overlap}; with this autoencoder pieces of {trained} frames must begin and "
+                f"overlap in multiples of {fold}"
+            )
+        return {"window_frames": trained, "window_overlap": overlap}
 
     @property
     def rate(self) -> float:
@@ -195,34 +222,43 @@ class Generator:
         import torch
         from tqdm.auto import tqdm
 
+        from utils.drawing.chaining import draw_chain, drift_of, pieces_of
         from utils.runs.out_of_memory import explain_out_of_memory
 
+        pieces = pieces_of(self.num_frames, *self.chain.values()) if self.chain else [slice(self.num_frames)]
         bar = tqdm(
-            total=self.num_inference_steps,
+            total=self.num_inference_steps * len(pieces),
             desc=f"video {done + 1}-{done + len(jobs)} of {total}" if total > 1 else "drawing",
             unit="step",
             disable=not show_bar,
         )
+        sample = partial(
+            self.model.sample,
+            [job.prompt for job in jobs],
+            [torch.Generator().manual_seed(job.seed) for job in jobs],
+            self.args.negative_prompt,
+            height=self.height,
+            width=self.width,
+            sampler=self.args.sampler,
+            num_inference_steps=self.num_inference_steps,
+            guidance_scale=self.settings["guidance_scale"],
+            guidance_rescale=self.args.guidance_rescale,
+            thresholding=self.settings["thresholding"],
+            on_step=bar.update,
+        )
         autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
         settings = {**vars(self.args), **self.settings, "frame_size": self.height}
         with bar, autocast, torch.no_grad(), explain_out_of_memory(REMEDIES, settings):
-            videos = self.model.sample(
-                [job.prompt for job in jobs],
-                [job.seed for job in jobs],
-                self.args.negative_prompt,
-                num_frames=self.num_frames,
-                height=self.height,
-                width=self.width,
-                sampler=self.args.sampler,
-                num_inference_steps=self.num_inference_steps,
-                guidance_scale=self.settings["guidance_scale"],
-                guidance_rescale=self.args.guidance_rescale,
-                thresholding=self.settings["thresholding"],
-                **self.windows,
-                **self.given(jobs),
-                on_step=bar.update,
-            )
+            given = self.given(jobs)
+            if self.chain:
+                shape = self.num_frames, self.height, self.width
+                known = given.pop("conditions", {})
+                scales = {"condition_scales": {k: v for k, v in self.scales.items() if k in known}}
+                videos = draw_chain(partial(sample, **given | scales), self.model, shape, pieces, known, self.device)
+            else:
+                videos = sample(num_frames=self.num_frames, **self.windows, **given)
         for job, video in zip(jobs, videos, strict=True):
+            job.drift = drift_of(video, pieces) if self.chain else []
             self.write(job, video)
 
     def given(self, jobs: list[Job]) -> dict:
@@ -263,6 +299,7 @@ class Generator:
                 write_image(self.path(job, ".png"), contact_sheet(*self.sheet(job, frames)))
             sidecar = {"prompt": job.prompt, "group": job.group, "seed": job.seed, **self.settings, **self.about}
             sidecar |= {"given": job.files} if job.files else {}
+            sidecar |= {"drift": job.drift} if job.drift else {}
             text = json.dumps(without_secrets(sidecar), indent=2, ensure_ascii=False) + "\n"
             write_text(self.path(job, ".json"), text)
         except OSError as error:

@@ -23,6 +23,7 @@ from utils.files import natural_key
 from utils.video.frames import resize_frames
 from utils.video.motion import MOTION_MEASURE, motion_score, to_buckets
 
+MAPS = ("depth", "edges", "flow")  # folders of prepare_dataset.py that hold no clips
 MAX_SCORED_FRAMES = 64
 
 
@@ -63,7 +64,7 @@ def find_frame_folders(
     folders, skipped = [], {}
     names = sorted((path.name for path in dataset_dir.iterdir() if path.is_dir()), key=natural_key)
     for name in tqdm(names, desc="reading folders", unit="clip", disable=None, leave=False):
-        if name.startswith("."):
+        if name.startswith(".") or (name not in described and name in MAPS):
             continue
         found = (path.name for path in (dataset_dir / name).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
         files = tuple(sorted((file for file in found if not file.startswith(".")), key=natural_key))

@@ -1,5 +1,6 @@
 """Measuring a task on the demo: 48 prompts of seen and 48 of held-out combinations, each with a true clip."""
 
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,16 +27,16 @@ SDEDIT_STRENGTH = 0.6
 
 
 class TaskScores:
-    """Measures tasks of one model, each on the same prompts and true clips."""
+    """Measures tasks of one model, each on the same prompts and true clips. demo, read: see make_truths."""
 
-    def __init__(self, generator: Generator, num_prompts: int, demo: dict):
+    def __init__(self, generator: Generator, num_prompts: int, demo: dict, read: Callable):
         self.generator = generator
         known = [each for each in ("depth", "vectors", "audio") if each in generator.conditions.names]
         self.truths = {}
         for group, held_out in GROUPS.items():
             prompts = shapes.benchmark_prompts(num_prompts, demo["hard"], held_out)
             with TemporaryDirectory() as folder:
-                self.truths[group] = make_truths(prompts, Path(folder), demo, generator.reading, known)
+                self.truths[group] = make_truths(prompts, Path(folder), demo, read, generator.reading, known)
         self.from_text: dict[str, list[np.ndarray]] = {}  # of each group, for tasks that ask for the same
 
     def evaluate(self, name: str) -> tuple[dict, list]:

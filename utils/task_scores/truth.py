@@ -1,6 +1,7 @@
 """Clips of the demo with all that is known of them, for prompts of the benchmark: what a task is given, and what is
 right."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,15 +33,15 @@ class Truth:
     conditions: dict[str, torch.Tensor]
 
 
-def make_truths(prompts: list[str], folder: Path, demo: dict, reading: dict, names: list[str]) -> list[Truth]:
+def make_truths(
+    prompts: list[str], folder: Path, demo: dict, read: Callable, reading: dict, names: list[str]
+) -> list[Truth]:
     """A clip for each prompt of shapes.benchmark_prompts, written into the folder as video_dataset.py writes the demo's
     and read as training reads it.
 
-    demo: the settings of the dataset. reading: how the model reads clips, arguments of TextVideoDataset. names: the
-    conditions that are wanted.
+    demo: the settings of the dataset. read, reading: TextVideoDataset, and its arguments for the model's training.
+    names: the conditions that are wanted.
     """
-    from video_dataset import TextVideoDataset
-
     for name in FOLDERS:
         (folder / name).mkdir(parents=True, exist_ok=True)
     num_frames, size, fps = demo["num_frames"], demo["frame_size"], demo["fps"]
@@ -53,7 +54,7 @@ def make_truths(prompts: list[str], folder: Path, demo: dict, reading: dict, nam
         write_files(folder, f"{n:05d}", frames, prompt, objects[-1], fps, conditions=True)
 
     reading = reading | {"max_samples": None, "caption_encoding": "utf-8-sig", "video_column": None}
-    dataset = TextVideoDataset(folder, **reading | {"caption_column": None}, augment=False, split="all")
+    dataset = read(folder, **reading | {"caption_column": None}, augment=False, split="all")
     infos = [info for info, _ in dataset.items]
     maps, vectors = (["depth"] * ("depth" in names), ["vectors"] * ("vectors" in names))
     known = KnownClips(dataset, ClipConditions(folder, infos, maps, vectors, AUDIO in names))
