@@ -210,7 +210,8 @@ class UNet3D(ModelMixin, ConfigMixin):
                 fourier_features(x.shape[2], x.shape[3] >> i, x.shape[4] >> i, x.device).to(sample.dtype)
                 for i in range(len(self.down_blocks))
             ]
-            condition = self.condition(time, context, mask, positions[-1], on_frames)
+            more = () if on_frames is None else (on_frames,)  # which a subclass may know nothing of
+            condition = self.condition(time, context, mask, positions[-1], *more)
             emb = time[:, None] + self.condition_out(condition)
         if self.config.position_features and not image:  # where and when, gated by what the text wants there
             gate = self.position_gate(condition)[:, :, None, None]  # (B, T, 1, 1, C)

@@ -16,6 +16,7 @@ SCRIPTS = (
     "train_autoencoder",
     "generate_text2video",
     "evaluate_text2video",
+    "edit_text2video",
     "export_text2video",
     "train_svd",
     "infer_svd",
@@ -55,6 +56,12 @@ ZERO = [
     "max_guidance",
     "max_bad_fraction",
     "evaluate_every",
+    "condition_dropout",
+    "box",
+    "pick",
+    "tolerance",
+    "grow",
+    "feather",
 ]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import edit_text2video
 import evaluate_text2video
 import export_text2video
 import generate_text2video
@@ -40,6 +41,7 @@ MODULES = (
     train_autoencoder,
     generate_text2video,
     evaluate_text2video,
+    edit_text2video,
     export_text2video,
     prepare_dataset,
     train_svd,
@@ -49,6 +51,8 @@ SCRIPTS = {f"{module.__name__}.py": module for module in MODULES}
 OTHER_TOOLS = {"pip", "make", "hf", "source", "export", "tensorboard", "cp"}
 OTHER_FLAGS = {"--index-url", "--upgrade", "--config_file", "--num_processes", "--nproc_per_node", "--local-dir"}
 OTHER_FLAGS |= {"--logdir", "--mutate", "--shm-size", "--no-deps"}
+FILE_FLAGS = {"--checkpoint", "--init_from", "--prompts_file", "--input_image", "--config", "--video", "--mask"}
+FILE_FLAGS |= {"--first_frame", "--last_frame", "--continue_from"}
 FOLDER_FLAGS = {"--data_dir", "--check", "--video_dir", "--dataset_dir", "--videos", "--captions"}
 CHECKPOINT = "./checkpoints/text2video_xxx/best_model.pth"
 
@@ -101,7 +105,7 @@ def test_the_readme_is_one_page_and_leads_to_every_other():
         assert len(PAGES[page].splitlines()) <= 250
         for name in ENGLISH[1:]:
             assert f"({name.replace('.md', suffix)}" in PAGES[page], f"{page} does not lead to {name}"
-    assert len(COMMANDS) > 60 and len(ENGLISH) == 10
+    assert len(COMMANDS) > 60 and len(ENGLISH) == 12
 
 
 @pytest.mark.parametrize("line", SCRIPT_COMMANDS)
@@ -110,11 +114,19 @@ def test_every_command_is_accepted_by_its_script(line, tmp_path, monkeypatch):
     assert script in SCRIPTS, f"{script} does not exist"
     monkeypatch.chdir(tmp_path)
     for flag, value in zip(argv, argv[1:], strict=False):
-        if flag in ("--checkpoint", "--init_from", "--prompts_file", "--input_image", "--config"):
+        if flag in FILE_FLAGS:
             Path(value).parent.mkdir(parents=True, exist_ok=True)
             Path(value).touch()
         elif flag in FOLDER_FLAGS or (flag == "--resume" and "/" in value):
             Path(value).mkdir(parents=True)
+    for place in filter(Path.is_dir, Path().glob("*")):  # conditions lie in folders of the data, or are files
+        for name in ("depth", "edges", "flow", "vectors"):
+            (place / name).mkdir(exist_ok=True)
+        if place.name.startswith("demo"):
+            (place / "dataset.json").touch()
+    if script in ("generate_text2video.py", "edit_text2video.py"):
+        for file in (word.rpartition("=")[2] for word in argv if re.search(r"\w\.(mp4|csv|wav|npy)$", word)):
+            Path(file).touch()
     for value in argv[argv.index("--compare") + 1 :] if "--compare" in argv else ():
         Path(value).parent.mkdir(parents=True)
         Path(value).touch()
