@@ -66,6 +66,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--resize_mode", type=choice("crop", "pad", "stretch"), default="crop", help="of images to width x height"
     )
 
+    group.add_argument(
+        "--vectors", type=Path, help="numbers per frame (.csv, .parquet, .npy), of a model trained with them"
+    )
+
     group = parser.add_argument_group("sampling")
     group.add_argument("--num_frames", type=integer(2, 1024), default=None, help="per segment; as trained")
     group.add_argument("--segments", type=integer(1, 64), default=1, help="chain this many, each on the last frame")
@@ -105,6 +109,10 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
     for path in args.input_image:
         if not path.exists():
             yield f"--input_image: there is no {path}; give a picture, or a folder of pictures"
+    if args.vectors is not None and not args.vectors.is_file():
+        yield f"--vectors: there is no file {args.vectors}"
+    if args.vectors is not None and args.segments > 1:
+        yield "--vectors: are for one segment; leave --segments out"
     if args.max_guidance < args.min_guidance:
         yield f"--max_guidance: got {args.max_guidance:g}, must be at least --min_guidance {args.min_guidance:g}"
     if args.output_video is not None:
@@ -132,6 +140,9 @@ def main(args: argparse.Namespace) -> None:
     from accelerate import PartialState
     from tqdm.auto import tqdm
 
+    from utils.svd.export import comparable_scores
+    from utils.svd.vectors import steer
+
     # Split before looking what is there: by then a faster process may have written its first videos.
     processes = PartialState(cpu=not torch.accelerator.is_available())
     share = list(jobs.items())[processes.process_index :: processes.num_processes]
@@ -145,6 +156,9 @@ def main(args: argparse.Namespace) -> None:
             read_picture(image)
         pipeline, about = load_model(args, processes.device)
         settings = sampling_settings(args, pipeline, about)
+        if args.vectors is not None:
+            folder = args.lora or Path(args.model_dir)
+            steer(pipeline.unet, args.vectors, folder, about, settings["num_frames"], args.fps)
         training_motion = comparable_scores(about)
         for image, video in tqdm(mine, desc="videos", unit="video", disable=len(mine) == 1 or None):
             animate(args, pipeline, settings, image, video, training_motion)
@@ -245,17 +259,6 @@ def sampling_settings(args: argparse.Namespace, pipeline, about: dict) -> dict:
     }
 
 
-def comparable_scores(about: dict) -> list[float]:
-    """The motion scores of the training clips; none if they are of an older measure than those of the videos."""
-    from utils.video.motion import MOTION_MEASURE
-
-    scores = about.get("motion_scores", [])
-    if scores and about.get("motion_measure", 1) != MOTION_MEASURE:
-        print("note: the motion scores of the training clips are of an older measure and do not compare with ours")
-        return []
-    return scores
-
-
 def read_picture(image: Path):
     """The image, uint8 RGB (H, W, 3). Raises UserError unless it is one, of at least 64x64."""
     from utils.decoding.images import read_image
@@ -294,6 +297,7 @@ def animate(
         "seed": args.seed,
         "segments": args.segments,
         **settings,
+        **({"vectors": str(args.vectors)} if args.vectors else {}),
         "export_fps": fps,
         "frames": len(frames),
         "motion_score": round(meter.score(), 5),

@@ -66,6 +66,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--random_crop", action="store_true", help="crop anywhere, not in the middle; needs --no_cache")
     group.add_argument("--fps", type=number(1, 240), default=7.0, help="of clips that no manifest describes")
     group.add_argument(
+        "--vectors", nargs="*", metavar="NAME", help="folders of numbers per frame: <name>/<clip>.csv, ..."
+    )
+    group.add_argument(
         "--motion",
         type=choice("quantile", "zscore", "const"),
         default=None,
@@ -139,10 +142,12 @@ def main(args: argparse.Namespace) -> None:
 
     from models.svd.conditioning import encode_latents, image_embeddings, make_conditioning
     from models.svd.objective import draw_sigmas, svd_loss
+    from models.svd.steering import add_steering
     from utils.frame_folders.frame_clips import clip_digests, find_frame_folders
     from utils.runs.checkpoint import whole
     from utils.svd.export import export
     from utils.svd.pipeline import load_pipeline, pipeline_bytes
+    from utils.svd.vectors import given_vectors, make_vectors
     from utils.training.training_run import TrainingRun
     from utils.video.motion import MOTION_MEASURE
 
@@ -165,6 +170,9 @@ def main(args: argparse.Namespace) -> None:
     result = None if args.save_trainable_only else pipeline_bytes(pipeline)
     lora = {"rank": args.lora_rank, "alpha": args.lora_alpha} if args.trainable == "lora" else None
     unet = freeze(args, run.accelerator, pipeline, lora)
+    beside, conditions = make_vectors(args, clips, run.state)
+    if beside is not None:
+        add_steering(unet, conditions)
     vae, image_encoder, feature_extractor = pipeline.vae, pipeline.image_encoder, pipeline.feature_extractor
     learning = {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
     if run.resumed:
@@ -172,7 +180,7 @@ def main(args: argparse.Namespace) -> None:
             parameter.data.copy_(run.resumed.tensors["trained"][name])
 
     # Samples: windows of consecutive frames, each a function of (seed, epoch, index) alone.
-    train_set, val_set = make_datasets(args, run.accelerator, clips, pipeline)
+    train_set, val_set = make_datasets(args, run.accelerator, clips, pipeline, beside)
 
     def encode(batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents (B, T, 4, H/8, W/8), scaled, and image embeddings (B, 1, D) of a batch."""
@@ -195,7 +203,7 @@ def main(args: argparse.Namespace) -> None:
 
     def validate() -> None:
         with run.averaged():
-            losses = validation_losses(trained, vae, val_set, encode, args.num_validation_clips, args.seed)
+            losses = validation_losses(trained, vae, val_set, encode, args.num_validation_clips, args.seed, conditions)
         mean = sum(losses.values()) / len(losses)
         run.log({"val/loss": mean} | {f"val/sigma_{s:g}": loss for s, loss in losses.items()})
 
@@ -211,7 +219,8 @@ def main(args: argparse.Namespace) -> None:
                 first_frames, motion = batch["first_frame"].to(device, non_blocking=True), batch["motion_bucket_id"]
                 dropout = args.conditioning_dropout_prob
                 conditioning = make_conditioning(vae, first_frames, embeddings, batch["fps"], motion, dropout=dropout)
-                losses, errors = svd_loss(trained, latents, conditioning, sigmas, noise, args.loss)
+                vectors = given_vectors(batch, conditions, dropout)
+                losses, errors = svd_loss(trained, latents, conditioning, sigmas, noise, args.loss, vectors)
                 run.backward(losses.mean(), edm=errors["edm"].mean(), eps=errors["eps"].mean())
             run.update()
             if run.due("validate"):
@@ -223,7 +232,7 @@ def main(args: argparse.Namespace) -> None:
     with run.averaged():
         tensors = {name: tensor.cpu().clone() for name, tensor in weights()["trained"].items()}
     if run.main_process:
-        export(args, run.run_dir, tensors, lora, clips, run.step)
+        export(args, run.run_dir, tensors, lora, clips, run.step, run.state.get("conditions"))
         how = f"infer_svd.py --model_dir {run.run_dir} --input_image ..."
         print(f"done: {run.run_dir} ({how}), {run.run_dir / 'loss.png'}")
 
@@ -256,8 +265,8 @@ def freeze(args: argparse.Namespace, accelerator, pipeline, lora: dict | None):
     return unet
 
 
-def make_datasets(args: argparse.Namespace, accelerator, clips: list, pipeline) -> tuple:
-    """FrameClips to train on and to validate with.
+def make_datasets(args: argparse.Namespace, accelerator, clips: list, pipeline, conditions) -> tuple:
+    """FrameClips to train on and to validate with. conditions: vectors beside them, or None.
 
     Latents come from a cache that is filled once; the first frame is read again, because it gets another noise each
     time.
@@ -273,6 +282,7 @@ def make_datasets(args: argparse.Namespace, accelerator, clips: list, pipeline) 
             cache.fill(clips, pipeline.vae, pipeline.image_encoder, pipeline.feature_extractor)
         pipeline.image_encoder.to("cpu")
     window = {"frame_stride": args.frame_stride, "resize_mode": args.resize_mode, "seed": args.seed, "cache": cache}
+    window["conditions"] = conditions
     window["max_unreadable"] = int(args.max_bad_fraction * len(clips))
     size = (args.num_frames, args.width, args.height)
     train_clips, val_clips = split_folders(clips, args.val_fraction, args.seed)
@@ -301,7 +311,7 @@ def make_optimizer(args: argparse.Namespace, parameters: list, device):
     return bitsandbytes.optim.AdamW8bit(parameters, **settings)
 
 
-def validation_losses(unet, vae, val_set, encode, max_clips: int, seed: int) -> dict[float, float]:
+def validation_losses(unet, vae, val_set, encode, max_clips: int, seed: int, conditions) -> dict[float, float]:
     """{sigma: mean edm loss} of up to max_clips held-out clips, always with the same noise.
 
     The loss of training depends on the noise level far more than on the network; at a fixed level it shows progress.
@@ -311,6 +321,7 @@ def validation_losses(unet, vae, val_set, encode, max_clips: int, seed: int) -> 
 
     from models.svd.conditioning import make_conditioning
     from models.svd.objective import svd_loss
+    from utils.svd.vectors import given_vectors
 
     totals = dict.fromkeys(VALIDATION_SIGMAS, 0.0)
     count = min(len(val_set), max_clips)
@@ -333,7 +344,8 @@ def validation_losses(unet, vae, val_set, encode, max_clips: int, seed: int) -> 
                 )
                 noise = torch.randn(latents.shape, generator=generator).to(latents.device)
                 sigmas = torch.full((1,), sigma, device=latents.device)
-                totals[sigma] += svd_loss(unet, latents, conditioning, sigmas, noise)[0].item() / count
+                loss, _ = svd_loss(unet, latents, conditioning, sigmas, noise, vectors=given_vectors(batch, conditions))
+                totals[sigma] += loss.item() / count
     return totals
 
 

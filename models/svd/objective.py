@@ -21,6 +21,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from models.svd.conditioning import Conditioning, per_clip
+from models.svd.steering import steered
 
 LOSSES = ("edm", "eps")
 
@@ -90,11 +91,18 @@ def v_target(latents: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
 
 
 def svd_loss(
-    unet: nn.Module, latents: Tensor, conditioning: Conditioning, sigmas: Tensor, noise: Tensor, kind: str = "edm"
+    unet: nn.Module,
+    latents: Tensor,
+    conditioning: Conditioning,
+    sigmas: Tensor,
+    noise: Tensor,
+    kind: str = "edm",
+    vectors: dict[str, Tensor] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Each clip's loss (B,), and what to log of it: {"edm", "eps", "sigma"}, (B,) each, detached.
 
-    latents: (B, T, 4, H/8, W/8), scaled. sigmas: (B,) > 0. noise: like latents. kind:
+    latents: (B, T, 4, H/8, W/8), scaled. sigmas: (B,) > 0. noise: like latents. vectors: per frame, see steering.py.
+    kind:
     "edm": (1 + sigma^2)/sigma^2 * ||D - latents||^2, in effect the error of F at weight one for every sigma (SVD).
     "eps": ||eps_hat - noise||^2, the error of the predicted noise. It is exactly edm / (1 + sigma^2): three quarters of
         its weight lie on sigma < 1, so it teaches detail more than motion.
@@ -104,7 +112,7 @@ def svd_loss(
         raise ValueError(f"the loss must be one of {', '.join(LOSSES)}, not {kind!r}")
     latents, noise, sigmas = latents.float(), noise.float(), sigmas.float()
     noisy = latents + per_clip(sigmas, latents) * noise
-    output = predict(unet, noisy, sigmas, conditioning)
+    output = predict(unet, noisy, sigmas, conditioning, vectors)
     errors = {
         "edm": _mean_square(output - v_target(latents, noise, sigmas)),
         "eps": _mean_square(eps_hat(output, noisy, sigmas) - noise),
@@ -112,7 +120,13 @@ def svd_loss(
     return errors[kind], {**{name: error.detach() for name, error in errors.items()}, "sigma": sigmas}
 
 
-def predict(unet: nn.Module, noisy: Tensor, sigmas: Tensor, conditioning: Conditioning) -> Tensor:
+def predict(
+    unet: nn.Module,
+    noisy: Tensor,
+    sigmas: Tensor,
+    conditioning: Conditioning,
+    vectors: dict[str, Tensor] | None = None,
+) -> Tensor:
     """F, the raw output (B, T, 4, H/8, W/8) in float32 for noisy latents of that shape and sigmas (B,).
 
     c_in scales the noisy half of the input only; the image latent is repeated for every frame as it is.
@@ -121,7 +135,8 @@ def predict(unet: nn.Module, noisy: Tensor, sigmas: Tensor, conditioning: Condit
     image_latents = conditioning.image_latents[:, None].expand(-1, noisy.shape[1], -1, -1, -1)
     sample = torch.cat([per_clip(scale.c_in, noisy) * noisy, image_latents.to(noisy.dtype)], dim=2)
     context, time_ids = conditioning.image_embeddings.to(noisy.dtype), conditioning.time_ids
-    return unet(sample, scale.c_noise, context, added_time_ids=time_ids, return_dict=False)[0].float()
+    with steered(getattr(unet, "module", unet), vectors):
+        return unet(sample, scale.c_noise, context, added_time_ids=time_ids, return_dict=False)[0].float()
 
 
 def _mean_square(errors: Tensor) -> Tensor:

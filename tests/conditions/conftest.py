@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.latents.conftest import pipelines  # noqa: F401  (a fixture)
+from tests.svd.conftest import dataset, pipeline_dir, run_dir  # noqa: F401  (fixtures)
 from tests.text2video.running import train
 from utils.demo_data.demo_dataset import write_demo_dataset
 
@@ -22,6 +23,6 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def known_run(data, tmp_path_factory) -> Path:
     """A finished run of six steps with every condition."""
-    run_dir = tmp_path_factory.mktemp("runs") / "run"
-    train(data, run_dir, *ALL, "--max_train_steps", "6", "--checkpoint_every", "3")
-    return run_dir
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    train(data, folder, *ALL, "--max_train_steps", "6", "--checkpoint_every", "3")
+    return folder

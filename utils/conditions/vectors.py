@@ -106,3 +106,14 @@ def at_times(vectors: Vectors, times: np.ndarray, duration: float) -> np.ndarray
             raise ConditionError(f"holds from {own[0]:.2f} to {own[-1]:.2f} s, its clip lasts {duration:.2f} s")
     columns = [np.interp(times, own, column) for column in vectors.values.T]
     return np.stack(columns, axis=1).astype(np.float32)
+
+
+def chosen_columns(found: Vectors, names: list[str]) -> Vectors:
+    """Those of a model, by name; arrays have no names, so their width has to do. Raises ConditionError for others."""
+    if all(name in found.names for name in names):
+        order = [found.names.index(name) for name in names]
+        return Vectors(tuple(names), found.values[:, order], found.times)
+    unnamed = found.names == tuple(f"v{n}" for n in range(len(found.names)))
+    if unnamed and len(found.names) == len(names):
+        return Vectors(tuple(names), found.values, found.times)
+    raise ConditionError(f"has {', '.join(found.names)}; the model was trained with {', '.join(names)}")

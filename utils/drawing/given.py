@@ -16,7 +16,7 @@ from utils.conditions.clip_conditions import AUDIO
 from utils.conditions.known_clips import placed
 from utils.conditions.maps import ConditionError, as_floats, map_indices, probe_map, read_map
 from utils.conditions.sound import bands_of, power_of, read_sound
-from utils.conditions.vectors import Vectors, at_times, read_vectors
+from utils.conditions.vectors import at_times, chosen_columns, read_vectors
 from utils.decoding.images import ImageError, decode_image
 from utils.decoding.probe import probe_video
 from utils.decoding.read import read_frames
@@ -94,7 +94,7 @@ def read_known(
             elif name == AUDIO:
                 values = bands_of(power_of(read_sound(Path(file))), indices / fps, 1 / fps)
             else:
-                chosen = _columns(read_vectors(Path(file)), settings.vectors[name]["names"])
+                chosen = chosen_columns(read_vectors(Path(file)), settings.vectors[name]["names"])
                 values = at_times(chosen, indices / fps, num_frames / fps)
         except ConditionError as error:
             raise UserError(f"--{flag}: {printable(file)} {error}") from None
@@ -122,17 +122,6 @@ def vectors_of(args: argparse.Namespace, settings: ConditionSettings) -> dict[st
     if not name and len(others) > 1:
         raise UserError(f"--vectors: this model knows {', '.join(others)}; give NAME={file}")
     return {name or (others[0] if others else "vectors"): file}
-
-
-def _columns(found: Vectors, names: list[str]) -> Vectors:
-    """Those of the model, by name; arrays have no names, so their width has to do."""
-    if all(name in found.names for name in names):
-        order = [found.names.index(name) for name in names]
-        return Vectors(tuple(names), found.values[:, order], found.times)
-    unnamed = found.names == tuple(f"v{n}" for n in range(len(found.names)))
-    if unnamed and len(found.names) == len(names):
-        return Vectors(tuple(names), found.values, found.times)
-    raise ConditionError(f"has {', '.join(found.names)}; the model was trained with {', '.join(names)}")
 
 
 def _picture(flag: str, path: Path, height: int, width: int) -> np.ndarray:

@@ -16,14 +16,16 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from utils.cli import UserError, printable
+from utils.conditions.clip_conditions import ClipConditions
 from utils.data.manifest import MANIFEST, read_manifest
 from utils.data.readable import ReadableClips, UnreadableClip
 from utils.decoding.images import IMAGE_SUFFIXES, read_image
+from utils.decoding.video_info import STILLS, VideoInfo
 from utils.files import natural_key
 from utils.video.frames import resize_frames
 from utils.video.motion import MOTION_MEASURE, motion_score, to_buckets
 
-MAPS = ("depth", "edges", "flow")  # folders of prepare_dataset.py that hold no clips
+NO_CLIPS = ("depth", "edges", "flow", "vectors")  # folders of conditions beside those of clips
 MAX_SCORED_FRAMES = 64
 
 
@@ -64,7 +66,7 @@ def find_frame_folders(
     folders, skipped = [], {}
     names = sorted((path.name for path in dataset_dir.iterdir() if path.is_dir()), key=natural_key)
     for name in tqdm(names, desc="reading folders", unit="clip", disable=None, leave=False):
-        if name.startswith(".") or (name not in described and name in MAPS):
+        if name.startswith(".") or (name in NO_CLIPS and name not in described):
             continue
         found = (path.name for path in (dataset_dir / name).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
         files = tuple(sorted((file for file in found if not file.startswith(".")), key=natural_key))
@@ -115,7 +117,8 @@ class FrameClips(ReadableClips):
     "path", "first_frame" (3, H, W) float32 in [-1, 1], "fps" after the stride, "motion_bucket_id"; and either "frames"
     (T, 3, H, W) in [-1, 1] or, with a cache (see latent_cache.py), "latents" (T, 4, H/8, W/8) and "image_embeddings"
     (1, D). Index (epoch, i) draws the window, and with random_crop the crop, from (seed, epoch, i) alone; a plain index
-    i takes the middle window. Raises ValueError for a random crop together with a cache.
+    i takes the middle window. conditions: vectors beside the clips, which add "conditions" and "present", see
+    KnownClips. Raises ValueError for a random crop together with a cache.
     """
 
     def __init__(
@@ -131,13 +134,14 @@ class FrameClips(ReadableClips):
         seed: int = 0,
         cache=None,
         max_unreadable: int | None = None,
+        conditions: ClipConditions | None = None,
     ):
         super().__init__(seed, max_unreadable)
         if random_crop and cache is not None:
             raise ValueError("cached latents are of the middle of the frame: no random crop with a cache")
         self.folders, self.num_frames, self.frame_stride = folders, num_frames, frame_stride
         self.size = (width, height, resize_mode)
-        self.random_crop, self.cache = random_crop, cache
+        self.random_crop, self.cache, self.conditions = random_crop, cache, conditions
 
     def __len__(self) -> int:
         return len(self.folders)
@@ -160,6 +164,9 @@ class FrameClips(ReadableClips):
             "fps": torch.tensor(clip.fps / self.frame_stride),
             "motion_bucket_id": torch.tensor(float(clip.motion_bucket_id)),
         }
+        if self.conditions is not None:
+            values, item["present"], _ = self.conditions.read(as_info(clip), np.array(window), lambda frames: frames)
+            item["conditions"] = {name: torch.from_numpy(value) for name, value in values.items()}
         try:
             if self.cache is None:
                 frames = to_tensor(clip.read(window, *self.size, anchor))
@@ -168,6 +175,11 @@ class FrameClips(ReadableClips):
             return {**self.cache.load(clip, window), "first_frame": first_frame, **item}
         except (UserError, OSError, ValueError, SafetensorError) as error:
             raise UnreadableClip(f"{clip.folder}: {error}; it was readable when training began") from error
+
+
+def as_info(clip: FrameFolder) -> VideoInfo:
+    """A clip as what lies beside it is read for."""
+    return VideoInfo(str(clip.folder), len(clip.files), clip.fps, 0, 0, STILLS)
 
 
 def to_tensor(frames: np.ndarray) -> Tensor:

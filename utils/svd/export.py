@@ -7,15 +7,27 @@ from pathlib import Path
 import torch
 
 from models.svd.memory import cast
+from models.svd.steering import split_steering
 from utils.cli import UserError, printable, without_secrets
 from utils.files import write_text
 from utils.svd.pipeline import load_pipeline, save_pipeline
+from utils.svd.vectors import save_vectors
 from utils.svd.weights import apply_trained, save_adapters, save_trained
+from utils.video.motion import MOTION_MEASURE
 
 
-def export(args: argparse.Namespace, run_dir: Path, tensors: dict, lora: dict | None, clips: list, step: int) -> None:
+def export(
+    args: argparse.Namespace,
+    run_dir: Path,
+    tensors: dict,
+    lora: dict | None,
+    clips: list,
+    step: int,
+    conditions: dict | None = None,
+) -> None:
     """Leave a pipeline in the run folder, or the trained weights alone; svd.json tells infer_svd.py how it was trained.
 
+    conditions: plain settings of vectors per frame, whose layers lie beside the pipeline, which is one like any other.
     The frozen weights are read again from the base model: the training held them in half precision.
     """
     about = {
@@ -31,7 +43,11 @@ def export(args: argparse.Namespace, run_dir: Path, tensors: dict, lora: dict | 
         "motion_scores": sorted(round(clip.motion_score, 6) for clip in clips),
         "motion_measure": clips[0].motion_measure,
         "motion_bucket_ids": sorted(clip.motion_bucket_id for clip in clips),
+        **({"conditions": conditions} if conditions else {}),
     }
+    tensors, of_vectors = split_steering(tensors)
+    if of_vectors:
+        save_vectors(of_vectors, run_dir)
     if lora is not None:
         save_adapters(tensors, lora, args.pretrained_model_name, run_dir)
     elif args.save_trainable_only:
@@ -55,6 +71,15 @@ def read_about(folder: Path, flag: str = "--model_dir") -> dict:
         return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{flag}: {printable(file)} is damaged ({error}); remove it or copy it again") from None
+
+
+def comparable_scores(about: dict) -> list[float]:
+    """The motion scores of the training clips; none if they are of an older measure than those of the videos."""
+    scores = about.get("motion_scores", [])
+    if scores and about.get("motion_measure", 1) != MOTION_MEASURE:
+        print("note: the motion scores of the training clips are of an older measure and do not compare with ours")
+        return []
+    return scores
 
 
 def model_card(about: dict, num_clips: int, settings: dict) -> str:
