@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from utils.arguments.conditions import add_given_args, check_given_args
-from utils.arguments.sampling import add_sampling_args
+from utils.arguments.sampling import add_output_args, add_sampling_args
 from utils.cli import Parser, integer, number, output_problems, run, utf8_text
 
 # torch and what is built on it are imported in main(): --help and a misspelt flag answer at once.
@@ -59,18 +59,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_given_args(parser)
     add_sampling_args(parser)
 
-    group = parser.add_argument_group("output")
-    group.add_argument("--output_dir", type=Path, default=Path("edited_videos"), help="folder for everything")
-    group.add_argument("--fps", type=number(0, 240, above=True), default=8, help="frames per second of the videos")
-    group.add_argument("--save_gif", action=argparse.BooleanOptionalAction, default=False, help="an animated GIF each")
-    group.add_argument(
-        "--save_frames", action=argparse.BooleanOptionalAction, default=False, help="a folder of PNG frames each"
-    )
-    group.add_argument(
-        "--visualize", action=argparse.BooleanOptionalAction, default=True, help="a sheet of before and after"
-    )
-    group.add_argument("--overwrite", action="store_true", help="draw again what is there already")
-    group.add_argument("--debug", action="store_true", help="show tracebacks")
+    add_output_args(parser, "edited_videos", visualize=True)
     parser.checks.append(check_args)
     return parser.parse_args(argv)
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from utils.arguments.conditions import add_given_args, check_given_args
-from utils.arguments.sampling import add_sampling_args
-from utils.cli import Parser, UserError, integer, number, output_problems, printable, run, utf8_text
+from utils.arguments.sampling import add_output_args, add_sampling_args
+from utils.cli import Parser, UserError, integer, output_problems, printable, run, utf8_text
 from utils.drawing.generator import Generator
 
 # torch and what is built on it are imported where they are used: --help and a misspelt flag answer at once.
@@ -39,18 +39,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_given_args(parser)
     add_sampling_args(parser)
 
-    group = parser.add_argument_group("output")
-    group.add_argument("--output_dir", type=Path, default=Path("generated_videos"), help="folder for everything")
-    group.add_argument("--fps", type=number(0, 240, above=True), default=8, help="frames per second of the videos")
-    group.add_argument("--save_gif", action=argparse.BooleanOptionalAction, default=False, help="an animated GIF each")
-    group.add_argument(
-        "--save_frames", action=argparse.BooleanOptionalAction, default=False, help="a folder of PNG frames each"
-    )
-    group.add_argument(
-        "--visualize", action=argparse.BooleanOptionalAction, default=False, help="a contact sheet each, and one of all"
-    )
-    group.add_argument("--overwrite", action="store_true", help="draw again what is there already")
-    group.add_argument("--debug", action="store_true", help="show tracebacks")
+    add_output_args(parser, "generated_videos")
     parser.checks.append(check_args)
     return parser.parse_args(argv)
 

@@ -124,7 +124,7 @@ def test_every_command_is_accepted_by_its_script(line, tmp_path, monkeypatch):
             (place / name).mkdir(exist_ok=True)
         if place.name.startswith("demo"):
             (place / "dataset.json").touch()
-    if script in ("generate_text2video.py", "edit_text2video.py"):
+    if script in ("generate_text2video.py", "edit_text2video.py", "infer_svd.py"):
         for file in (word.rpartition("=")[2] for word in argv if re.search(r"\w\.(mp4|csv|wav|npy)$", word)):
             Path(file).touch()
     for value in argv[argv.index("--compare") + 1 :] if "--compare" in argv else ():

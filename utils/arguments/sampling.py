@@ -1,6 +1,7 @@
 """The flags of drawing videos, which generation and evaluation share."""
 
 import argparse
+from pathlib import Path
 
 from utils.cli import choice, integer, number
 
@@ -44,3 +45,15 @@ def add_sampling_args(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto: bf16 where the hardware computes it",
     )
+
+
+def add_output_args(parser: argparse.ArgumentParser, folder: str, visualize: bool = False) -> None:
+    """What is left of the videos, and where. visualize: whether a contact sheet is drawn unless told otherwise."""
+    group, switch = parser.add_argument_group("output"), {"action": argparse.BooleanOptionalAction}
+    group.add_argument("--output_dir", type=Path, default=Path(folder), help="folder for everything")
+    group.add_argument("--fps", type=number(0, 240, above=True), default=8, help="frames per second of the videos")
+    group.add_argument("--save_gif", **switch, default=False, help="an animated GIF each")
+    group.add_argument("--save_frames", **switch, default=False, help="a folder of PNG frames each")
+    group.add_argument("--visualize", **switch, default=visualize, help="a contact sheet each, and one of all")
+    group.add_argument("--overwrite", action="store_true", help="draw again what is there already")
+    group.add_argument("--debug", action="store_true", help="show tracebacks")

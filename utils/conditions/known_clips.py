@@ -1,18 +1,16 @@
 """Training samples with their conditions: those of a TextVideoDataset, or their cached latents, and what is beside."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
 from utils.conditions.clip_conditions import ClipConditions, resized
-from utils.data.readable import ReadableClips
+from utils.data.readable import DerivedClips
 from utils.video.frame_windows import window
 
 MEASURED = 512  # samples, for means and deviations
 
 
-class KnownClips(ReadableClips):
+class KnownClips(DerivedClips):
     """Samples with "conditions" {name: tensor} and "present" {name: 1.0 or 0.0}, cut and mirrored as the clip is.
 
     clips: a TextVideoDataset, which must not mirror where that would make conditions wrong. samples: these, or
@@ -20,21 +18,12 @@ class KnownClips(ReadableClips):
     """
 
     def __init__(self, clips, conditions: ClipConditions, samples=None):
-        super().__init__(clips.seed, clips.max_unreadable)
-        self.clips, self.conditions, self.samples = clips, conditions, clips if samples is None else samples
+        super().__init__(clips)
+        self.conditions, self.samples = conditions, clips if samples is None else samples
         if clips.augments and clips.may_mirror and not conditions.may_mirror:
             raise ValueError("vectors may mean left and right: set may_mirror of the clips to False")
         if hasattr(self.samples, "collate"):
             self.collate = self.samples.collate
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def path(self, index: int) -> Path:
-        return self.clips.path(index)
-
-    def groups(self) -> list:
-        return self.clips.groups()
 
     def read(self, key: int | tuple[int, int]) -> dict:
         epoch, index = key if isinstance(key, tuple) else (0, key)

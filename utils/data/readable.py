@@ -6,6 +6,7 @@ A folder on a network that fails for a minute, or a file that somebody moved, sh
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -82,3 +83,20 @@ class ReadableClips:
                 f"{len(self.unreadable)} of {len(self)} clips can no longer be read, --max_bad_fraction allows "
                 f"{self.max_unreadable}: {first}"
             )
+
+
+class DerivedClips(ReadableClips):
+    """A dataset whose samples follow from the clips of another one, and come in their order and groups."""
+
+    def __init__(self, clips):
+        super().__init__(clips.seed, clips.max_unreadable)
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def path(self, index: int) -> Path:
+        return self.clips.path(index)
+
+    def groups(self) -> list[tuple[Sequence[int], float]]:
+        return self.clips.groups()

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,14 +16,14 @@ from torch.utils.data import default_collate
 
 from models.autoencoder import VideoAutoencoder
 from utils.data.errors import DataError
-from utils.data.readable import ReadableClips, UnreadableClip
+from utils.data.readable import DerivedClips, UnreadableClip
 from utils.latents.cache import LatentCache, ShardWriter
 from utils.video.frame_windows import window
 
 FRESH = 0xF4E5  # of the random numbers that say which samples are fresh
 
 
-class LatentClips(ReadableClips):
+class LatentClips(DerivedClips):
     """Samples with "latents" (C, t, h, w), not normalised, "text", "index" and "path"; of fresh ones "video" instead.
 
     clips: a TextVideoDataset, whose keys, groups and paths these are. digest: tells the autoencoder from others.
@@ -32,20 +31,11 @@ class LatentClips(ReadableClips):
     """
 
     def __init__(self, clips, cache: LatentCache, digest: str, windows: int = 1, fresh_share: float = 0.0):
-        super().__init__(clips.seed, clips.max_unreadable)
+        super().__init__(clips)
         if type(clips).augment_video.__qualname__ != "TextVideoDataset.augment_video":
             raise DataError("latent_cache: augment_video makes other frames each time; leave the cache out")
-        self.clips, self.cache, self.digest = clips, cache, digest
+        self.cache, self.digest = cache, digest
         self.windows, self.fresh_share = (windows, fresh_share) if clips.augments else (1, 0.0)
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def path(self, index: int) -> Path:
-        return self.clips.path(index)
-
-    def groups(self) -> list:
-        return self.clips.groups()
 
     def name(self, epoch: int, index: int) -> str:
         """The digest of all that an entry follows from: the file as it is now, window, size, crop, flip, encoder."""
