@@ -124,8 +124,6 @@ class Sampling:
         noise = _randn(len(text_embeddings), shape, generators, device) if noise is None else noise
         first = first_step(len(scheduler.timesteps), strength)
         timesteps = scheduler.timesteps[first:]
-        if first and hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(first)
         sample = noise * scheduler.init_noise_sigma
         if start is not None:
             sample = scheduler.add_noise(start, noise, timesteps[:1].to(device).expand(len(start)))

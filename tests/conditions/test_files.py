@@ -1,5 +1,6 @@
 """Files beside clips: maps, vectors and sound, read right or refused in one line."""
 
+import os
 import re
 import wave
 
@@ -205,6 +206,17 @@ def test_a_clip_has_the_sound_of_its_own_track_or_of_a_file_beside_it(tmp_path):
     (tmp_path / "bad.wav").write_bytes(b"RIFF nothing")
     with pytest.raises(ConditionError, match="cannot be read"):
         read_sound(tmp_path / "bad.wav")
+
+
+def test_playlists_that_call_themselves_sound_are_not_followed(tmp_path):
+    tone(tmp_path / "secret.wav", 300)
+    for text in (f"ffconcat version 1.0\nfile {tmp_path / 'secret.wav'}\n", "#EXTM3U\n#EXTINF:1,\nsecret.wav\n"):
+        (tmp_path / "list.wav").write_text(text)
+        with pytest.raises(ConditionError, match="cannot be read"):
+            read_sound(tmp_path / "list.wav")
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(ConditionError, match="no regular file"):
+        read_sound(tmp_path / "pipe.wav")
 
 
 def test_a_video_with_sound_has_the_same_bytes_each_time(tmp_path):

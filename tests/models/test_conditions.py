@@ -6,7 +6,7 @@ from diffusers import UNet2DConditionModel
 
 from models.adapters.motion_unet import MotionUNet
 from models.autoencoder import VideoAutoencoder
-from models.conditions import ConditionSettings, without
+from models.conditions import ConditionSettings, kept_places, without
 from models.diffusion.known import held, known_places, map_places, on_the_grid, vector_steps
 from models.diffusion.tasks import TASKS, draw_tasks
 from models.diffusion.text2video import TextToVideoDiffusion
@@ -143,11 +143,17 @@ def test_known_places_in_latents_are_those_of_what_is_known():
     assert torch.allclose(found[:1, :4], still, atol=1e-6)
     assert found[0, 4:, 0].sum() == 256 and found[0, 4:, 1].sum() == 0  # the mask: one frame of two in the first place
     assert found[1].abs().max() == 0
+    clips, kept = kept_places({"known": found}, 4)
+    assert torch.equal(clips, found[:, :4]) and kept.max() == 0  # half of a place is known, which cannot be kept
+    whole = known_places(videos, torch.ones_like(mask), autoencoder)
+    assert kept_places({"known": whole}, 4)[1].min() == 1 and kept_places({}, 4) is None
     settings = ConditionSettings(known=True, fold=(autoencoder.layout.time, autoencoder.layout.space))
     assert found.shape[1] == settings.channels(4)["known"]
 
 
-def test_vectors_are_normalised_and_absent_ones_are_zero():
+def test_vectors_are_normalised_and_what_is_absent_is_zero():
+    maps = map_places(torch.ones(2, 1, 1, 4, 4), torch.tensor([1.0, 0.0]), SETTINGS, 1)
+    assert (maps[0] == 1).all() and (maps[1] == 0).all()
     vectors = torch.tensor([[[3.0, 2.0]], [[5.0, 6.0]]])
     steps = vector_steps(vectors, torch.tensor([1.0, 0.0]), SPEED, SETTINGS, 1)
     assert steps.tolist() == [[[1, 0, 1]], [[0, 0, 0]]]

@@ -30,6 +30,8 @@ ALLOWED = {
     ("utils/evaluation/video_metrics.py", "torch.jit.load"): "--fvd_weights is a program by nature, as its help says",
     ("tests/docs/test_docs.py", "exec"): "runs the Python blocks of this repository's README",
     ("tests/latents/test_export.py", "trust_remote_code=True"): "loads what this repository has just exported",
+    ("tests/conditions/test_training.py", "trust_remote_code=True"): "loads what this repository has just exported",
+    ("tests/conditions/test_files.py", "allow_pickle=True"): "writes an array of objects, which is to be refused",
     ("tests/data/test_samples.py", "pickle.loads"): "of what it has just pickled, as a DataLoader does",
     ("tests/security/models.py", "pickle.loads"): TO_SHOW_THAT_THEY_ARE,
     ("tests/security/models.py", "torch.load without weights_only=True"): TO_SHOW_THAT_THEY_ARE,

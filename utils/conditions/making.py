@@ -47,7 +47,10 @@ class DepthModel:
 
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         try:
-            self.pipeline = pipeline("depth-estimation", model=name, device=device)
+            safe = {"use_safetensors": True}  # a pickle could run code
+            self.pipeline = pipeline(
+                "depth-estimation", model=name, device=device, model_kwargs=safe, trust_remote_code=False
+            )
         except (OSError, ValueError, ImportError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(

@@ -3,6 +3,7 @@
 It comes from the clip's own track, or from audio/<name>.wav (or any other) beside it.
 """
 
+import os
 from pathlib import Path
 
 import av
@@ -15,7 +16,19 @@ BANDS, RATE, HOP, WINDOW, FFT = 32, 16_000, 80, 1024, 1024  # samples; bands fro
 SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus")
 NAMES = tuple(f"mel{n}" for n in range(BANDS))
 BYTES_PER_SECOND = 4 * BANDS * RATE // HOP  # of the power of the bands
+# Playlists name other files and hosts: deny every protocol but "file", every demuxer but these.
+SAFE = {
+    "protocol_whitelist": "file",
+    "format_whitelist": "wav,flac,mp3,aac,ogg,mov,matroska,webm,avi,flv,mpeg,mpegts,mxf,asf",
+}
 LONGEST = 3600  # seconds that are read
+
+
+def _opened(path: Path) -> av.container.InputContainer:
+    """Raises OSError or FFmpegError for what is no regular file of sound or video."""
+    if not path.is_file():  # opening a FIFO would wait for ever
+        raise OSError(f"{path} is no regular file")
+    return av.open(os.path.abspath(path), options=SAFE)  # a relative "a:b.wav" would be taken for a URL
 
 
 def find_sound(folder: Path, stem: str, clip: Path) -> Path | None:
@@ -24,7 +37,7 @@ def find_sound(folder: Path, stem: str, clip: Path) -> Path | None:
     if beside is not None or not clip.is_file():
         return beside
     try:
-        with av.open(str(clip)) as container:
+        with _opened(clip) as container:
             return clip if container.streams.audio else None
     except (av.error.FFmpegError, OSError):
         return None
@@ -34,7 +47,7 @@ def read_sound(path: Path, start: float = 0.0) -> np.ndarray:
     """Samples in [-1, 1], mono, at RATE, float32, from `start` seconds on. Raises ConditionError for what has none."""
     parts, total, first = [], 0, None
     try:
-        with av.open(str(path)) as container:
+        with _opened(path) as container:
             if not container.streams.audio:
                 raise ConditionError("has no sound")
             resampler = av.AudioResampler(format="fltp", rate=RATE)  # channels are averaged below
