@@ -220,7 +220,7 @@ def main(args: argparse.Namespace) -> None:
                 validate()
             if run.due("sample"):
                 with run.averaged(), accelerator.autocast():
-                    draw_samples(run, args, model, val_set)
+                    draw_samples(run, args, model, val_set, val_samples)
             if args.evaluate_every and run.due("evaluate"):
                 with run.averaged(), accelerator.autocast():
                     run.log(benchmark_accuracy(args, model))
@@ -250,11 +250,9 @@ def validation_loss(model, val_set, batch_size: int, seed: int, max_clips: int =
     import torch
     from torch.utils.data import default_collate
 
-    from models.conditions import settings_of
     from utils.latents.latent_clips import as_clips
-    from utils.runs.conditions import given_of
 
-    diffusion, conditions = model.diffusion, settings_of(model.diffusion.unet)
+    diffusion = model.diffusion
     device = diffusion.alphas_cumprod.device
     count = min(len(val_set), max_clips)
     spread = (torch.arange(rounds * count) + 0.5) / (rounds * count) * diffusion.num_timesteps
@@ -266,9 +264,7 @@ def validation_loss(model, val_set, batch_size: int, seed: int, max_clips: int =
         for batch in batches * rounds:
             samples = default_collate([val_set[i] for i in batch])
             videos = as_clips(samples, model.autoencoder, device)
-            with torch.random.fork_rng([]):  # the same tasks every time
-                torch.manual_seed(seed + done)
-                known = given_of(samples, conditions, model.autoencoder, device)
+            known = fixed_conditions(samples, model, seed + done)
             noise = torch.randn(videos.shape, generator=torch.Generator().manual_seed(seed + done)).to(device)
             where = slice(done, done + len(batch))
             embeddings, mask = model.text_encoder.encode(samples["text"])
@@ -277,6 +273,19 @@ def validation_loss(model, val_set, batch_size: int, seed: int, max_clips: int =
             total += loss.item() * len(batch)
             done += len(batch)
     return total / (rounds * count)
+
+
+def fixed_conditions(samples: dict, model, seed: int) -> dict:
+    """What is known of samples, with the same tasks every time."""
+    import torch
+
+    from models.conditions import settings_of
+    from utils.runs.conditions import given_of
+
+    diffusion = model.diffusion
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        return given_of(samples, settings_of(diffusion.unet), model.autoencoder, diffusion.alphas_cumprod.device)
 
 
 def save_best(run, args: argparse.Namespace, model, autoencoder: dict | None, val_loss: float) -> None:
@@ -319,17 +328,23 @@ def benchmark_accuracy(args: argparse.Namespace, model) -> dict[str, float]:
     return accuracies(score_groups(judge_model(model, args.evaluate_prompts, hard, 16, settings)))
 
 
-def draw_samples(run, args: argparse.Namespace, model, val_set) -> None:
-    """Videos of fixed prompts and fixed seeds in samples/step_<step>/, with a contact sheet.
+def draw_samples(run, args: argparse.Namespace, model, val_set, val_samples) -> None:
+    """Videos of fixed prompts and fixed seeds in samples/step_<step>/, with a contact sheet; of validation clips with
+    what is known of them, where that is learnt.
 
     Their motion (mean absolute change from frame to frame, of 255) is logged next to that of the data: a model that
     has turned static shows at once.
     """
     import numpy as np
+    from torch.utils.data import default_collate
 
+    from models.conditions import settings_of
     from utils.video.frames import to_uint8
 
-    prompts = args.validation_prompts or list(dict.fromkeys(val_set.captions()))[:4]
+    prompts, known = args.validation_prompts or list(dict.fromkeys(val_set.captions()))[:4], {}
+    if settings_of(model.diffusion.unet).names and not args.validation_prompts and args.buckets is None:
+        clips = default_collate([val_samples[i] for i in range(min(len(val_samples), 4))])
+        prompts, known = clips["text"], fixed_conditions(clips, model, args.seed)
     height, width = frame_shape(args)
     videos = model.sample(
         prompts,
@@ -339,6 +354,7 @@ def draw_samples(run, args: argparse.Namespace, model, val_set) -> None:
         width=width,
         num_inference_steps=min(25, model.diffusion.num_timesteps),
         guidance_scale=args.guidance_scale,
+        conditions=known,
     )
     if model.autoencoder is not None:
         model.autoencoder.unload()

@@ -1,5 +1,7 @@
 """Videos longer than trained, piece by piece: pieces meet, colours are held, drift is measured."""
 
+import argparse
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from tests.conditions.test_training import draw
 from tests.text2video.running import train
 from utils.cli import UserError
 from utils.demo_data import shapes
+from utils.drawing import chaining
 from utils.drawing.chaining import colours_held, drift_of, pieces_of
 
 
@@ -22,6 +25,31 @@ def test_colours_are_held_by_what_two_pieces_share():
     faded = truth * 0.9 + 0.05
     assert torch.allclose(colours_held(faded, truth[:, :, :2]), truth, atol=0.02)
     assert torch.allclose(colours_held(truth, truth[:, :, :2]), truth, atol=1e-5)
+
+
+def test_each_piece_gives_what_it_does_not_share_and_is_given_the_rest(monkeypatch):
+    monkeypatch.setattr(chaining, "colours_held", lambda drawn, before: drawn)
+    seen = []
+
+    def draw(num_frames: int, conditions: dict) -> torch.Tensor:
+        seen.append(conditions)
+        values = 10.0 * len(seen) + torch.arange(num_frames)
+        return values.reshape(1, 1, -1, 1, 1).expand(1, 3, -1, 2, 2)
+
+    model = argparse.Namespace(autoencoder=None)
+    given = {"depth": torch.arange(9.0).reshape(1, 1, 9, 1, 1).expand(1, 1, 9, 2, 2)}
+    found = chaining.draw_chain(draw, model, (9, 2, 2), pieces_of(9, 4, 2), given, torch.device("cpu"))
+    assert found[0, 0, :, 0, 0].tolist() == [10, 11, 12, 13, 22, 23, 32, 33, 43]
+    assert [each["depth"][0, 0, :, 0, 0].tolist() for each in seen] == [
+        [0, 1, 2, 3],
+        [2, 3, 4, 5],
+        [4, 5, 6, 7],
+        [5, 6, 7, 8],
+    ]
+    known = [each["known"][0, :, :, 0, 0] for each in seen[1:]]
+    assert [each[0].tolist() for each in known] == [[12, 13, 13, 13], [22, 23, 23, 23], [23, 32, 33, 33]]
+    assert [each[3].tolist() for each in known] == [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]]
+    assert "known" not in seen[0]
 
 
 def test_drift_tells_colour_sharpness_and_the_thing():

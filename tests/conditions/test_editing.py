@@ -1,5 +1,6 @@
 """Editing: what lies outside a mask stays to the bit, inversion comes back, and models of each kind can be edited."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from tests.tiny_autoencoders import tiny_autoencoder
 from utils.cli import UserError
 from utils.decoding.probe import probe_video
 from utils.decoding.read import read_frames
-from utils.drawing.masks import blended, feathered
+from utils.decoding.video_info import VideoInfo
+from utils.drawing.masks import blended, feathered, mask_of
 from utils.video.encode import write_image, write_video
 from utils.video.frames import resize_frames
 
@@ -76,6 +78,18 @@ def test_a_picked_colour_is_followed_through_the_video(plain_run, video, tmp_pat
     changed = (frames != before(video)).any(axis=-1)
     red = before(video)[..., 0].astype(int) - before(video)[..., 1] > 100
     assert not changed[~red].any() and changed[red].mean() > 0.9
+
+
+def test_a_picked_thing_is_told_from_another_of_its_colour():
+    """It overlaps with where it was, step by step, though in the end no longer with where it began."""
+    frames = np.full((8, 32, 64, 3), 60, np.uint8)
+    y, x = np.mgrid[:32, :64] + 0.5
+    for n, frame in enumerate(frames):
+        frame[(np.hypot(x - 8 - 6 * n, y - 8) < 5) | (np.hypot(x - 20, y - 24) < 7)] = (220, 30, 30)
+    info = VideoInfo("", 8, 8.0, 64, 32, "h264")
+    args = argparse.Namespace(mask=None, box=None, pick=[8, 8], tolerance=60, grow=0)
+    mask = mask_of(args, frames, info, np.arange(8))
+    assert not mask[:, 18:].any() and all(abs(x[each].mean() - 8 - 6 * n) < 1 for n, each in enumerate(mask))
 
 
 @pytest.mark.parametrize("kind", ["picture", "video", "npy"])

@@ -208,6 +208,14 @@ def test_a_clip_has_the_sound_of_its_own_track_or_of_a_file_beside_it(tmp_path):
         read_sound(tmp_path / "bad.wav")
 
 
+def test_sound_is_counted_from_the_first_frame_of_its_clip(tmp_path):
+    tone(tmp_path / "a.wav", 300, 3000)
+    late = read_sound(tmp_path / "a.wav", start=0.5)
+    assert np.array_equal(late, read_sound(tmp_path / "a.wav")[RATE // 2 :])
+    early = read_sound(tmp_path / "a.wav", start=-0.25)  # the sound begins later than the pictures
+    assert not early[: RATE // 4].any() and np.array_equal(early[RATE // 4 :], read_sound(tmp_path / "a.wav"))
+
+
 def test_playlists_that_call_themselves_sound_are_not_followed(tmp_path):
     tone(tmp_path / "secret.wav", 300)
     for text in ("ffconcat version 1.0\nfile secret.wav\n", "#EXTM3U\n#EXTINF:1,\nsecret.wav\n"):

@@ -1,14 +1,17 @@
 """Scores of tasks: true clips score as right, others as wrong, and the script writes what it measured."""
 
+import argparse
 import json
 
 import numpy as np
 import pytest
 
 import evaluate_text2video
+from models.conditions import ConditionSettings
 from tests.text2video.running import train
 from utils.cli import UserError
 from utils.demo_data import shapes
+from utils.task_scores.evaluate import TaskScores
 from utils.task_scores.measure import distance, follows, path_of, seam
 from utils.task_scores.tasks import TASKS, around_the_path, every_third, other_colour, other_object
 from utils.task_scores.truth import Truth, make_truths
@@ -96,6 +99,17 @@ def test_the_script_writes_scores_and_pictures_and_adds_to_them(known_run, data,
     assert tasks["inpainting"]["text alone"]["seen"]["outside_equal"]["value"] == 1.0
     assert all((tmp_path / f"{task}.png").is_file() for task in tasks)
     assert "first_frame, conditioned, held out: kept 100%" in capsys.readouterr().out
+
+
+def test_a_swapped_condition_is_followed_where_the_other_clip_is(truths, monkeypatch):
+    scores = TaskScores.__new__(TaskScores)
+    scores.truths = {"seen": truths}
+    scores.generator = argparse.Namespace(conditions=ConditionSettings(maps={"depth": 1}))
+    others = [to_uint8(truth.video) for truth in truths[1:] + truths[:1]]
+    monkeypatch.setattr(scores, "_drawn", lambda task, way, group: others)
+    found, _ = scores.evaluate("depth")
+    assert found["swapped"]["seen"]["followed"].value == 1.0
+    assert found["conditioned"]["seen"]["followed"].value < 0.5
 
 
 def test_a_model_that_does_not_know_what_a_task_needs_is_refused(data, tmp_path):

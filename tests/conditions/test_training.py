@@ -46,6 +46,7 @@ def picture(tmp_path_factory, data) -> Path:
 
 def test_a_run_says_what_it_learns_and_keeps_it_with_the_model(known_run, data):
     model = load_model(known_run)
+    assert model["format"] == 4  # which older programs refuse in a line
     settings = ConditionSettings.from_plain(model["conditions"])
     assert settings.names == ["known", "depth", "vectors", "audio"] and settings.maps == {"depth": 1}
     assert settings.vectors["vectors"]["names"] == ["x", "y", "dx", "dy"]
@@ -111,13 +112,15 @@ def test_each_condition_changes_the_video_and_its_name(known_run, data, tmp_path
     beside = {"depth": data / "depth" / "clip_00001.mp4", "vectors": data / "vectors" / "clip_00001.csv"}
     beside["audio"] = data / "videos" / "clip_00001.mp4"
     for flag, file in beside.items():
-        frames = {}
+        frames, names, digests = {}, set(), set()
         for n in (1, 2):
             strong = ["--condition_scale", f"{flag}=100", "--num_frames", 6]  # six steps have taught little
             given = [f"--{flag}", str(file).replace("1.", f"{n}.")]
             frames[n], sidecar = draw(known_run, tmp_path / f"{flag} {n}", *given, *strong)
             assert list(sidecar["given"]) == [flag] and sidecar["condition_scales"] == {flag: 100.0}
-        assert not np.array_equal(frames[1], frames[2]), flag
+            digests.add(sidecar["given"][flag])
+            names |= {path.name for path in (tmp_path / f"{flag} {n}").glob("*.mp4")}
+        assert not np.array_equal(frames[1], frames[2]) and len(digests) == len(names) == 2, flag
 
 
 def test_windows_take_their_part_of_the_conditions(known_run, data, tmp_path):
@@ -150,6 +153,7 @@ def test_what_does_not_fit_is_one_line(known_run, data, tmp_path, flags, said):
 
 def test_a_model_without_conditions_says_that_it_knows_none(data, picture, tmp_path):
     train(data, tmp_path / "run", "--max_train_steps", "1")
+    assert load_model(tmp_path / "run")["format"] == 1 and "conditions" not in load_model(tmp_path / "run")
     with pytest.raises(UserError, match="not trained with known frames; conditions that it knows: none"):
         draw(tmp_path / "run", tmp_path / "out", "--first_frame", picture)
 

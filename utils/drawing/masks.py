@@ -96,5 +96,4 @@ def feathered(mask: np.ndarray, width: int) -> np.ndarray:
 def blended(before: np.ndarray, drawn: np.ndarray, mask: np.ndarray, width: int) -> np.ndarray:
     """uint8 (T, H, W, 3): what was drawn inside the mask, with a soft seam, and the frames as they were outside."""
     share = feathered(mask, width)[..., None]
-    mixed = np.rint(before + share * (drawn.astype(np.float32) - before)).astype(np.uint8)
-    return np.where(mask[..., None], mixed, before)
+    return np.rint(before + share * (drawn.astype(np.float32) - before)).astype(np.uint8)
