@@ -26,3 +26,11 @@ def known_run(data, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     train(data, folder, *ALL, "--max_train_steps", "6", "--checkpoint_every", "3")
     return folder
+
+
+@pytest.fixture(scope="session")
+def plain_run(data, tmp_path_factory) -> Path:
+    """A finished run of three steps that knows of no condition, the weights of its last step."""
+    folder = tmp_path_factory.mktemp("plain") / "run"
+    train(data, folder, "--max_train_steps", "3", "--ema_decay", "0")
+    return folder

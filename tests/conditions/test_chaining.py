@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from tests.conditions.test_training import draw
-from tests.text2video.running import train
 from utils.cli import UserError
 from utils.demo_data import shapes
 from utils.drawing import chaining
@@ -76,11 +75,10 @@ def test_a_longer_video_begins_as_the_shorter_one_and_notes_its_drift(known_run,
     assert len(with_depth) == 6
 
 
-def test_chains_that_cannot_be_are_one_line(known_run, data, tmp_path):
+def test_chains_that_cannot_be_are_one_line(known_run, plain_run, tmp_path):
     with pytest.raises(UserError, match="--chain_overlap: got 4, must be less than the 4 frames of a piece"):
         draw(known_run, tmp_path / "a", "--num_frames", 9, "--chain_overlap", 4)
     with pytest.raises(UserError, match="give one of them"):
         draw(known_run, tmp_path / "b", "--num_frames", 9, "--chain_overlap", 2, "--window_frames", 4)
-    train(data, tmp_path / "run", "--max_train_steps", "1")
     with pytest.raises(UserError, match="not trained with known frames .*; --window_frames 4 draws longer videos"):
-        draw(tmp_path / "run", tmp_path / "c", "--num_frames", 9, "--chain_overlap", 2)
+        draw(plain_run, tmp_path / "c", "--num_frames", 9, "--chain_overlap", 2)

@@ -36,13 +36,6 @@ def edit(checkpoint: Path, video: Path, out: Path, *flags) -> tuple[np.ndarray, 
 
 
 @pytest.fixture(scope="module")
-def plain_run(data, tmp_path_factory) -> Path:
-    run_dir = tmp_path_factory.mktemp("plain") / "run"
-    train(data, run_dir, "--max_train_steps", "3")
-    return run_dir
-
-
-@pytest.fixture(scope="module")
 def video(tmp_path_factory) -> Path:
     """A red disc of radius 6 at (10 + n, 16) over grey, 8 frames of 32x32."""
     frames = np.full((8, 32, 32, 3), 60, np.uint8)

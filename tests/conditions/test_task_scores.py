@@ -8,7 +8,6 @@ import pytest
 
 import evaluate_text2video
 from models.conditions import ConditionSettings
-from tests.text2video.running import train
 from utils.cli import UserError
 from utils.demo_data import shapes
 from utils.task_scores.evaluate import TaskScores
@@ -112,8 +111,18 @@ def test_a_swapped_condition_is_followed_where_the_other_clip_is(truths, monkeyp
     assert found["conditioned"]["seen"]["followed"].value < 0.5
 
 
-def test_a_model_that_does_not_know_what_a_task_needs_is_refused(data, tmp_path):
-    train(data, tmp_path / "run", "--max_train_steps", "1")
-    flags = ["--checkpoint", tmp_path / "run", "--data_dir", data, "--num_prompts", 1, "--task", "depth"]
+def test_a_model_that_does_not_know_what_a_task_needs_is_refused(plain_run, data, tmp_path):
+    flags = [
+        "--checkpoint",
+        plain_run,
+        "--output_dir",
+        tmp_path,
+        "--data_dir",
+        data,
+        "--num_prompts",
+        1,
+        "--task",
+        "depth",
+    ]
     with pytest.raises(UserError, match="--task depth: needs depth; conditions that this model knows: none"):
         evaluate_text2video.main(evaluate_text2video.parse_args([*map(str, flags)]))

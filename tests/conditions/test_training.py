@@ -70,14 +70,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one(known_run, data, tmp_path):
         assert all(torch.equal(tensor, parts[group][name]) for name, tensor in whole[group].items()), group
 
 
-def test_a_trained_model_extended_by_conditions_draws_the_same_until_it_learns(data, tmp_path, capsys):
-    train(data, tmp_path / "plain", "--max_train_steps", "3", "--ema_decay", "0")
-    start = ["--init_from", str(tmp_path / "plain" / "best_model.pth"), "--max_train_steps", "1", "--ema_decay", "0"]
+def test_a_trained_model_extended_by_conditions_draws_the_same_until_it_learns(plain_run, data, tmp_path, capsys):
+    start = ["--init_from", str(plain_run / "best_model.pth"), "--max_train_steps", "1", "--ema_decay", "0"]
     capsys.readouterr()
     train(data, tmp_path / "more", *ALL, *start, "--learning_rate", "1e-30", "--adam_weight_decay", "0")
     said = capsys.readouterr().out
     assert "condition audio is new; condition depth is new; condition known is new; condition vectors is new" in said
-    before, _ = draw(tmp_path / "plain", tmp_path / "a")
+    before, _ = draw(plain_run, tmp_path / "a")
     after, _ = draw(tmp_path / "more", tmp_path / "b")
     assert np.array_equal(before, after)
 
@@ -151,11 +150,10 @@ def test_what_does_not_fit_is_one_line(known_run, data, tmp_path, flags, said):
         draw(known_run, tmp_path / "out", *[each.format(**places) for each in flags])
 
 
-def test_a_model_without_conditions_says_that_it_knows_none(data, picture, tmp_path):
-    train(data, tmp_path / "run", "--max_train_steps", "1")
-    assert load_model(tmp_path / "run")["format"] == 1 and "conditions" not in load_model(tmp_path / "run")
+def test_a_model_without_conditions_says_that_it_knows_none(plain_run, picture, tmp_path):
+    assert load_model(plain_run)["format"] == 1 and "conditions" not in load_model(plain_run)
     with pytest.raises(UserError, match="not trained with known frames; conditions that it knows: none"):
-        draw(tmp_path / "run", tmp_path / "out", "--first_frame", picture)
+        draw(plain_run, tmp_path / "out", "--first_frame", picture)
 
 
 @pytest.mark.parametrize(
