@@ -101,7 +101,8 @@ def main(args: argparse.Namespace) -> None:
     args.sampler = "ddim" if args.source_prompt else args.sampler
     editor = Editor(args, args.checkpoint, PartialState(cpu=args.device == "cpu").device)
     shape = editor.num_frames, editor.height, editor.width
-    known = read_known(args, editor.conditions, shape, editor.rate, editor.reading.get("target_fps"))
+    rate = editor.reading.get("target_fps")
+    known = read_known(args, editor.conditions, shape, rate or editor.source[0].fps, rate, of=editor.source)
     jobs = editor.plan({"edits": args.prompts}, known=known)
     editor.draw_missing(jobs, args.overwrite)
     if editor.round_trip is not None:

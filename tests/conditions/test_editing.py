@@ -15,6 +15,7 @@ from tests.conditions.conftest import KNOWN
 from tests.text2video.running import train
 from tests.tiny_autoencoders import tiny_autoencoder
 from utils.cli import UserError
+from utils.conditions.maps import read_map
 from utils.decoding.probe import probe_video
 from utils.decoding.read import read_frames
 from utils.decoding.video_info import VideoInfo
@@ -121,6 +122,18 @@ def test_strength_says_how_much_of_the_video_is_left(plain_run, video, tmp_path)
         changes.append(np.abs(frames.astype(int) - before(video)).mean())
         assert sidecar["strength"] == strength
     assert changes[0] < changes[1]
+
+
+def test_maps_belong_to_the_video_that_is_changed(known_run, data, tmp_path, monkeypatch):
+    from utils.drawing import given
+
+    read = []
+    monkeypatch.setattr(
+        given, "read_map", lambda found, wanted, *rest: read.append(wanted) or read_map(found, wanted, *rest)
+    )
+    depth = ["--depth", data / "depth" / "clip_00001.mp4"]
+    edit(known_run, data / "videos" / "clip_00001.mp4", tmp_path / "out", "--strength", "0.5", *depth)
+    assert read[0].tolist() == [0, 1, 2, 3]
 
 
 def test_a_pair_of_prompts_notes_how_well_the_video_comes_back(plain_run, video, tmp_path):

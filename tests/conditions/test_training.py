@@ -122,6 +122,17 @@ def test_each_condition_changes_the_video_and_its_name(known_run, data, tmp_path
         assert not np.array_equal(frames[1], frames[2]) and len(digests) == len(names) == 2, flag
 
 
+def test_of_a_longer_map_the_beginning_counts(known_run, data, tmp_path):
+    info = probe_video(data / "depth" / "clip_00001.mp4")
+    np.save(tmp_path / "long.npy", read_frames(info, range(6))[..., 0])
+    np.save(tmp_path / "short.npy", read_frames(info, range(4))[..., 0])
+    frames = [
+        draw(known_run, tmp_path / name, "--depth", file, "--condition_scale", "depth=50")[0]
+        for name, file in (("a", info.path), ("b", tmp_path / "long.npy"), ("c", tmp_path / "short.npy"))
+    ]
+    assert np.abs(frames[0].astype(int) - frames[1]).max() <= 30 and np.array_equal(frames[1], frames[2])
+
+
 def test_windows_take_their_part_of_the_conditions(known_run, data, tmp_path):
     files = ["--depth", data / "depth" / "clip_00001.mp4", "--num_frames", 6, "--window_frames", 4]
     frames, _ = draw(known_run, tmp_path / "out", *files)
@@ -137,6 +148,7 @@ def test_windows_take_their_part_of_the_conditions(known_run, data, tmp_path):
         (["--audio", "{silent}"], "--audio: .* has no sound"),
         (["--first_frame", "{vectors}"], "--first_frame: .*clip_00001.csv"),
         (["--depth", "{depth}", "--num_frames", "12"], "--maps depth: .* lasts 0.75 s, its clip 1.50 s"),
+        (["--vectors", "{vectors}", "--num_frames", "12"], "--vectors: .* holds from 0.00 to 0.62 s"),
         (["--known_frames", "{folder}"], "--known_frames: .* is no number of a frame; call them 0.png to 3.png"),
         (["--condition_scale", "depth=2"], "--condition_scale: depth is not given"),
     ],

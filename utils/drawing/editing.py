@@ -32,8 +32,8 @@ class Editor(Generator):
 
     def __init__(self, args: argparse.Namespace, checkpoint, device):
         super().__init__(args, checkpoint, device)
-        self.before, info, indices = self._read(args)
-        self.mask = mask_of(args, self.before, info, indices)
+        self.before, *self.source = self._read(args)
+        self.mask = mask_of(args, self.before, *self.source)
         self.settings |= {
             "video": digest(args.video),
             "source_prompt": args.source_prompt,

@@ -1,7 +1,7 @@
 """What is known of videos to be drawn, from files: frames, maps, vectors, sound, for a model that takes them."""
 
 import argparse
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +14,13 @@ from utils.arguments.conditions import pairs
 from utils.cli import UserError, printable
 from utils.conditions.clip_conditions import AUDIO
 from utils.conditions.known_clips import placed
-from utils.conditions.maps import ConditionError, as_floats, map_indices, probe_map, read_map
+from utils.conditions.maps import ConditionError, MapFile, as_floats, map_indices, probe_map, read_map
 from utils.conditions.sound import bands_of, power_of, read_sound
 from utils.conditions.vectors import at_times, chosen_columns, read_vectors
 from utils.decoding.images import ImageError, decode_image
 from utils.decoding.probe import probe_video
 from utils.decoding.read import read_frames
-from utils.decoding.video_info import STILL_SUFFIXES, VideoError, VideoInfo
+from utils.decoding.video_info import STILL_SUFFIXES, STILLS, VideoError, VideoInfo
 from utils.runs.checkpoint import sha256
 from utils.runs.conditions import given_of
 from utils.video.frame_windows import sample_segment
@@ -50,13 +50,19 @@ class Known:
 
 
 def read_known(
-    args: argparse.Namespace, settings: ConditionSettings, shape: tuple[int, int, int], fps: float, rate: float | None
+    args: argparse.Namespace,
+    settings: ConditionSettings,
+    shape: tuple[int, int, int],
+    fps: float,
+    rate: float | None,
+    of: tuple[VideoInfo, np.ndarray] | None = None,
 ) -> Known:
     """What the flags of add_given_args name, for videos of `shape` (frames, height, width).
 
-    fps: frames per second of the videos' own time, for vectors, sound and maps with a rate. rate: at which a video that
-    is gone on from is read, None for all of its frames. Raises UserError that names the flag, for what the model does
-    not know, what cannot be read, and what does not fit.
+    fps: frames per second of the videos' own time, for vectors, sound and maps with a rate; of what lasts longer than
+    they do the beginning counts. rate: at which a video that is gone on from is read, None for all of its frames.
+    of: (a video, frames of it) to which maps and vectors belong, where one is changed. Raises UserError that names the
+    flag, for what the model does not know, what cannot be read, and what does not fit.
     """
     known, (num_frames, height, width) = Known(), shape
     frames = {}
@@ -82,25 +88,32 @@ def read_known(
     check_known({KNOWN: frames} if frames else {}, settings, next(iter(known.files), ""))
     check_known(maps, settings, "maps")
     check_known(vectors, settings, "vectors")
-    clip = VideoInfo("", num_frames, fps, width, height, "")
-    indices = np.arange(num_frames)
+    clip, indices = of or (VideoInfo("", num_frames, fps, width, height, ""), np.arange(num_frames))
+    times = indices / clip.fps if clip.times is None else np.array(clip.times)[indices]
     for name, file in (maps | vectors).items():
         flag = f"maps {name}" if name in maps else AUDIO if name == AUDIO else "vectors"
         try:
             if name in maps:
                 found, channels = probe_map(Path(file)), settings.maps[name]
-                values = as_floats(read_map(found, map_indices(found, clip, indices), channels))
+                wanted = map_indices(found, clip if of else as_long(clip, found), indices)
+                values = as_floats(read_map(found, wanted, channels))
                 values = placed(values, height, width, "crop", (0.5, 0.5)).transpose(3, 0, 1, 2)
             elif name == AUDIO:
-                values = bands_of(power_of(read_sound(Path(file))), indices / fps, 1 / fps)
+                values = bands_of(power_of(read_sound(Path(file))), times, 1 / fps)
             else:
                 chosen = chosen_columns(read_vectors(Path(file)), settings.vectors[name]["names"])
-                values = at_times(chosen, indices / fps, num_frames / fps)
+                values = at_times(chosen, times, clip.frames / clip.fps)
         except ConditionError as error:
             raise UserError(f"--{flag}: {printable(file)} {error}") from None
         known.values[name] = torch.from_numpy(np.ascontiguousarray(values, np.float32))[None]
         known.files[name] = digest(Path(file))
     return known
+
+
+def as_long(clip: VideoInfo, found: MapFile) -> VideoInfo:
+    """A clip that lasts as long as a map that is longer than it."""
+    own = found.info.fps if found.info and found.info.codec != STILLS else clip.fps
+    return replace(clip, frames=max(clip.frames, round(found.frames / own * clip.fps)))
 
 
 def check_known(given: dict, settings: ConditionSettings, flag: str) -> None:
