@@ -55,10 +55,12 @@ class TaskScores:
             rows += [(f"truth: {truth.prompt}", to_uint8(truth.video)) for truth in shown]
             for way in ways:
                 drawn = self._drawn(task, way, group)
-                asked = [wanted(task.asks(truth) if task.asks else truth.prompt) for truth in truths]
+                prompts = [task.asks(truth) if task.asks else truth.prompt for truth in truths]
+                asked = [wanted(prompt) for prompt in prompts]
                 against = truths[1:] + truths[:1] if way == "swapped" else truths
                 found[way][group] = summary([task.measure(*each) for each in zip(drawn, against, asked, strict=True)])
-                rows += [(f"{way}: {truth.prompt}", frames) for truth, frames in zip(shown, drawn, strict=False)]
+                labels = [f"{way}: {prompt}" for prompt in prompts[: len(shown)]]
+                rows += zip(labels, drawn, strict=False)
         return found, rows
 
     def _drawn(self, task: Task, way: str, group: str) -> list[np.ndarray]:
