@@ -24,6 +24,8 @@ from utils.video.encode import write_image, write_video
 from utils.video.frames import to_uint8
 from video_dataset import TextVideoDataset
 
+pytestmark = pytest.mark.benchmarks
+
 
 @pytest.fixture
 def results(tmp_path, monkeypatch) -> Path:
