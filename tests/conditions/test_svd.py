@@ -85,6 +85,15 @@ def steered_run(pipeline_dir, dataset, tmp_path_factory):
     return run_dir, folder, flags
 
 
+def test_folders_of_vectors_and_maps_are_no_clips(steered_run):
+    from utils.frame_folders.frame_clips import find_frame_folders
+
+    folder = steered_run[1]
+    (folder / "depth" / "video_0001").mkdir(parents=True, exist_ok=True)
+    clips, skipped = find_frame_folders(folder, FRAMES, 1, 7.0, None)
+    assert len(clips) == 6 and not skipped
+
+
 def test_a_run_leaves_a_plain_pipeline_and_the_layers_beside_it(steered_run, pipeline_dir):
     from diffusers import StableVideoDiffusionPipeline
     from safetensors.torch import load_file

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from utils.cli import UserError, printable
 from utils.conditions.clip_conditions import ClipConditions
+from utils.conditions.vectors import SUFFIXES as TABLES
 from utils.data.manifest import MANIFEST, read_manifest
 from utils.data.readable import ReadableClips, UnreadableClip
 from utils.decoding.images import IMAGE_SUFFIXES, read_image
@@ -25,7 +26,7 @@ from utils.files import natural_key
 from utils.video.frames import resize_frames
 from utils.video.motion import MOTION_MEASURE, motion_score, to_buckets
 
-NO_CLIPS = ("depth", "edges", "flow", "vectors")  # folders of conditions beside those of clips
+NO_CLIPS = ("depth", "edges", "flow")  # folders of conditions beside those of clips
 MAX_SCORED_FRAMES = 64
 
 
@@ -68,7 +69,10 @@ def find_frame_folders(
     for name in tqdm(names, desc="reading folders", unit="clip", disable=None, leave=False):
         if name.startswith(".") or (name in NO_CLIPS and name not in described):
             continue
-        found = (path.name for path in (dataset_dir / name).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        inside = list((dataset_dir / name).iterdir())
+        if any(path.suffix in TABLES for path in inside):
+            continue  # vectors of the clips, under whatever name
+        found = (path.name for path in inside if path.suffix.lower() in IMAGE_SUFFIXES)
         files = tuple(sorted((file for file in found if not file.startswith(".")), key=natural_key))
         needed = (num_frames - 1) * frame_stride + 1
         if len(files) < needed:

@@ -23,7 +23,7 @@ from utils.task_scores.truth import Truth, make_truths
 from utils.video.frames import to_uint8
 
 SHOWN = 6  # truths on the contact sheet
-SDEDIT_STRENGTH = 0.6
+STRENGTH = 0.5  # of edits, see edit_text2video.py
 
 
 class TaskScores:
@@ -120,10 +120,11 @@ class Drawing:
         elif self.way == "replacement":
             how["replacement"] = self._replacement(chosen)
         elif self.way == "sdedit":
-            how |= {"start": self._clips(chosen), "strength": SDEDIT_STRENGTH}
+            how |= {"start": self._clips(chosen), "strength": STRENGTH}
         elif self.way.startswith("inversion"):
             given = self._given(chosen, "depth") if self.way.endswith("depth") else {}
             how |= {"sampler": "ddim", "noise": self._inverted(chosen, numbers, given), "conditions": given}
+            how["strength"] = STRENGTH
         shape = {"num_frames": generator.num_frames, "height": generator.height, "width": generator.width}
         return self.model.sample(prompts, [generator.args.seed + n for n in numbers], **shape, **how)
 
@@ -150,7 +151,7 @@ class Drawing:
     def _inverted(self, truths: list[Truth], numbers: list[int], given: dict) -> torch.Tensor:
         texts, mask = self.model.text_encoder.encode([truth.prompt for truth in truths])
         generators = [torch.Generator().manual_seed(self.generator.args.seed + n) for n in numbers]
-        how = {"num_inference_steps": self.generator.num_inference_steps, "conditions": given}
+        how = {"num_inference_steps": self.generator.num_inference_steps, "conditions": given, "strength": STRENGTH}
         clips = self._clips(truths)
         return invert(self.model.diffusion, clips, texts, self.model.needed(mask), generators=generators, **how)
 

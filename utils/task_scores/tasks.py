@@ -31,10 +31,10 @@ class Task:
     asks: Callable[[Truth], str] | None = None
 
 
-def whole_frames(*choose: Callable[[int], list[int]]) -> Callable[[Truth], torch.Tensor]:
+def whole_frames(choose: Callable[[int], list[int]]) -> Callable[[Truth], torch.Tensor]:
     def mask(truth: Truth) -> torch.Tensor:
         found = torch.zeros(1, *truth.video.shape[1:])
-        found[:, choose[0](truth.video.shape[1])] = 1
+        found[:, choose(truth.video.shape[1])] = 1
         return found
 
     return mask
