@@ -14,7 +14,7 @@ DEMO256_VIDEOS := generated_videos/demo256
 SVD_DEMO := svd_demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo256 svd-demo test benchmark-tests badinput damage faults reliability audit lint format clean
+.PHONY: help demo demo256 svd-demo test benchmark-tests slow-tests badinput damage faults reliability audit lint format clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -55,10 +55,13 @@ svd-demo: $(VENV)/installed ## SVD end to end in minutes with a tiny random mode
 	    --input_image $(SVD_DEMO)/dataset_root/video_000[1-6]/00000.png
 
 test: $(VENV)/installed-dev ## the test suite, on the CPU
-	$(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal --durations 40 -m "not benchmarks"
+	$(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal --durations 40 -m "not benchmarks and not slow"
 
 benchmark-tests: $(VENV)/installed-dev ## the tests of the benchmarks, which take longer than what they protect is worth each time
 	$(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal --durations 10 -m benchmarks
+
+slow-tests: $(VENV)/installed-dev ## tests of learning and of several processes that take half a minute each
+	$(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal --durations 10 -m slow
 
 badinput: $(VENV)/installed-dev ## what the scripts make of 93 bad inputs, a line each
 	OMP_NUM_THREADS=1 $(PY) -m tests.badinput

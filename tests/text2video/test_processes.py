@@ -108,6 +108,7 @@ def test_two_processes_share_the_work_and_agree(whole_weights, tmp_path):
     assert len(list((tmp_path / "out").glob("*.mp4"))) == 3 and (tmp_path / "out" / "index.html").exists()
 
 
+@pytest.mark.slow
 def test_fsdp_trains_as_two_whole_copies_do_and_resumes(whole_weights, data, tmp_path):
     """Two processes that hold half of each weight take the same steps as two with whole ones, and their checkpoint and
     model files hold whole tensors."""

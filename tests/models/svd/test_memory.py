@@ -231,6 +231,7 @@ def kept(ledger):
     return sum(count for name, count in ledger.items() if name.startswith("level"))
 
 
+@pytest.mark.slow
 def test_activations_of_img2vid_xt_by_checkpointing():
     """GiB at 512x320 with 25 frames; only the transformers over time decide whether 24 GB will do."""
     clip = {"num_frames": 25, "height": 320, "width": 512}

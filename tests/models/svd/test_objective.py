@@ -165,6 +165,7 @@ def test_pipeline_survives_a_folder(pipeline, tmp_path):
     torch.testing.assert_close(again, frames, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_overfitted_network_regenerates_its_clip_through_the_pipeline():
     """Training and sampling speak of the same thing, end to end: a mistake in either that the loss does not show would
     show here. The mean frame is the score of the best motionless clip."""
