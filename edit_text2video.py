@@ -53,8 +53,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument(
         "--strength",
         type=number(0, 1, above=True),
-        default=0.5,
-        help="share of the steps that are drawn anew: the more, the less stays where it was",
+        help="share of the steps that are drawn anew: the more, the less stays where it was; default: 0.5",
     )
     add_given_args(parser)
     add_sampling_args(parser)
@@ -77,8 +76,9 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
         yield f"{places[0]}: give one of {', '.join(places)}"
     if args.box is not None and not (args.box[0] < args.box[2] and args.box[1] < args.box[3]):
         yield f"--box: got {' '.join(map(str, args.box))}, must be left, top, right, bottom, and hold something"
-    if places and args.source_prompt is not None:
-        yield f"--source_prompt: is for a video that changes as a whole; leave it or {places[0]} out"
+    for flag in ("source_prompt", "strength"):
+        if places and getattr(args, flag) is not None:
+            yield f"--{flag}: is for a video that changes as a whole; leave it or {places[0]} out"
     if args.window_frames is not None and args.source_prompt is not None:
         yield "--window_frames: is not for --source_prompt"
     if args.source_prompt is not None and args.sampler not in ("ddim", "dpmpp_sde"):
@@ -96,6 +96,7 @@ def main(args: argparse.Namespace) -> None:
     from utils.drawing.editing import Editor
     from utils.drawing.given import read_known
 
+    args.strength = 0.5 if args.strength is None else args.strength
     args.sampler = "ddim" if args.source_prompt else args.sampler
     editor = Editor(args, args.checkpoint, PartialState(cpu=args.device == "cpu").device)
     shape = editor.num_frames, editor.height, editor.width

@@ -214,6 +214,7 @@ def generators_of(count: int) -> list[torch.Generator]:
             ["--box", "1", "1", "9", "9", "--source_prompt", "a"],
             "--source_prompt: is for a video that changes as a whole",
         ),
+        (["--box", "1", "1", "9", "9", "--strength", "0.5"], "--strength: is for a video that changes as a whole"),
         (["--first_frame", "x.png"], "--first_frame: is for generate_text2video.py"),
         (["--source_prompt", "a", "--sampler", "euler"], "--sampler: --source_prompt is drawn with ddim"),
         (["--mask", "none.png"], "--mask: there is no none.png"),

@@ -166,6 +166,9 @@ def test_a_model_without_conditions_says_that_it_knows_none(plain_run, picture, 
     assert load_model(plain_run)["format"] == 1 and "conditions" not in load_model(plain_run)
     with pytest.raises(UserError, match="not trained with known frames; conditions that it knows: none"):
         draw(plain_run, tmp_path / "out", "--first_frame", picture)
+    for flag in ("depth", "audio"):  # the flag that was typed is the one that is named
+        with pytest.raises(UserError, match=f"--{flag}: this model was not trained with {flag};"):
+            draw(plain_run, tmp_path / "out", f"--{flag}", picture)
 
 
 @pytest.mark.parametrize(

@@ -85,9 +85,12 @@ def read_known(
 
     maps = pairs(args.maps) | ({"depth": str(args.depth)} if args.depth else {})
     vectors = vectors_of(args, settings) | ({AUDIO: str(args.audio)} if args.audio else {})
-    check_known({KNOWN: frames} if frames else {}, settings, next(iter(known.files), ""))
-    check_known(maps, settings, "maps")
-    check_known(vectors, settings, "vectors")
+    if frames:
+        check_known(KNOWN, settings.known, settings, next(iter(known.files)))
+    for name in maps:
+        check_known(name, name in settings.maps, settings, "depth" if name == "depth" and args.depth else "maps")
+    for name in vectors:
+        check_known(name, name in settings.vectors, settings, AUDIO if name == AUDIO and args.audio else "vectors")
     clip, indices = of or (VideoInfo("", num_frames, fps, width, height, ""), np.arange(num_frames))
     times = indices / clip.fps if clip.times is None else np.array(clip.times)[indices]
     for name, file in (maps | vectors).items():
@@ -116,14 +119,11 @@ def as_long(clip: VideoInfo, found: MapFile) -> VideoInfo:
     return replace(clip, frames=max(clip.frames, round(found.frames / own * clip.fps)))
 
 
-def check_known(given: dict, settings: ConditionSettings, flag: str) -> None:
+def check_known(name: str, is_known: bool, settings: ConditionSettings, flag: str) -> None:
     """Raises UserError for a condition that the model was not trained with."""
-    for name in given:
-        kinds = settings.maps if flag == "maps" else settings.vectors if flag == "vectors" else [KNOWN] * settings.known
-        if name not in kinds:
-            knows = ", ".join(settings.names) or "none"
-            what = "known frames" if name == KNOWN else name
-            raise UserError(f"--{flag}: this model was not trained with {what}; conditions that it knows: {knows}")
+    if not is_known:
+        what, knows = "known frames" if name == KNOWN else name, ", ".join(settings.names) or "none"
+        raise UserError(f"--{flag}: this model was not trained with {what}; conditions that it knows: {knows}")
 
 
 def vectors_of(args: argparse.Namespace, settings: ConditionSettings) -> dict[str, str]:

@@ -72,7 +72,7 @@ def given_of(
         present = batch["present"][name].to(device).float()
         present = present * (torch.rand(len(present)) >= dropout).to(device)
         if name in settings.maps:
-            steps = _steps(autoencoder, *value.shape[2:])
+            steps = _steps(autoencoder, value.shape[2])
             given[name] = map_places(value, present, settings, steps)
         else:
             steps = _steps(autoencoder, value.shape[1])
@@ -87,6 +87,6 @@ def _holes(batch: dict, device: torch.device) -> Tensor:
     return torch.where(there, holes, torch.full_like(holes, -1))
 
 
-def _steps(autoencoder: VideoAutoencoder | None, num_frames: int, *_) -> int:
+def _steps(autoencoder: VideoAutoencoder | None, num_frames: int) -> int:
     """Places in time that so many frames take."""
     return num_frames if autoencoder is None else autoencoder.layout.latent_frames(num_frames)
