@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from utils.arguments.conditions import add_given_args, check_given_args
-from utils.arguments.sampling import add_output_args, add_sampling_args
-from utils.cli import Parser, UserError, integer, output_problems, printable, run, utf8_text
+from utils.arguments.sampling import add_output_args, add_sampling_args, add_text_args
+from utils.cli import Parser, UserError, output_problems, printable, run, utf8_text
 from utils.drawing.generator import Generator
 
 # torch and what is built on it are imported where they are used: --help and a misspelt flag answer at once.
@@ -32,10 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--prompts", type=utf8_text, nargs="+", default=[], help="a video each; without any: interactive"
     )
     group.add_argument("--prompts_file", type=Path, nargs="+", default=[], help="text files, one prompt per line")
-    group.add_argument("--negative_prompt", type=utf8_text, default="", help="what the videos shall not show")
-    group.add_argument("--text_encoder", help="where the frozen text encoder lies, if not where the training found it")
-    group.add_argument("--seed", type=integer(0, 2**63 - 2**32), default=0, help="video i is drawn with seed + i")
-
+    add_text_args(group)
     add_given_args(parser)
     add_sampling_args(parser)
 
@@ -70,7 +67,7 @@ def main(args: argparse.Namespace) -> None:
     groups = read_prompts(args)
     processes = PartialState(cpu=args.device == "cpu" or not torch.accelerator.is_available())
     generator = Generator(args, args.checkpoint, processes.device)
-    jobs = generator.plan(groups, known=known_of(args, generator))
+    jobs = generator.plan(groups, known=generator.known_of(args))
     share = jobs[processes.process_index :: processes.num_processes]
     generator.draw_missing(share, args.overwrite, show_bar=processes.is_main_process)
     processes.wait_for_everyone()
@@ -79,15 +76,6 @@ def main(args: argparse.Namespace) -> None:
         print(f"{len(jobs)} videos in {args.output_dir}, shown by {page}")
     if processes.num_processes > 1:
         processes.destroy_process_group()
-
-
-def known_of(args: argparse.Namespace, generator: Generator):
-    """What the flags say is known of the videos; None if nothing."""
-    from utils.drawing.given import read_known
-
-    shape = generator.num_frames, generator.height, generator.width
-    known = read_known(args, generator.conditions, shape, generator.rate, generator.reading.get("target_fps"))
-    return known if known.files else None
 
 
 def read_prompts(args: argparse.Namespace) -> dict[str, list[str]]:
@@ -130,7 +118,7 @@ def interactive(args: argparse.Namespace) -> None:
         except (UserError, OSError) as error:  # OSError: such as a name too long
             print(f"{printable(error)}")
     print("a prompt makes a video, quit or Ctrl-D leaves")
-    known = known_of(args, generator)
+    known = generator.known_of(args)
     asked = [flag for flag, name in ASKED.items() if name in generator.conditions.names] if known is None else []
     count = 0
     while (prompt := ask("prompt> ")) is not None:
@@ -150,12 +138,12 @@ def ask_known(args: argparse.Namespace, generator: Generator, asked: list[str]):
             try:
                 for problem in check_given_args(given):
                     raise UserError(problem)
-                known_of(given, generator)
+                generator.known_of(given)
                 break
             except UserError as error:
                 print(printable(error))
                 setattr(given, flag, None)
-    return known_of(given, generator)
+    return generator.known_of(given)
 
 
 def ask(question: str, empty: bool = False) -> str | None:

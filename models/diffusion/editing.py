@@ -27,13 +27,14 @@ def invert(
     conditions: dict[str, Tensor] | None = None,
     iterations: int = 5,
     generators: list[torch.Generator] | None = None,
-    on_step: Callable[[], object] | None = None,
+    on_step: Callable[[Tensor], object] | None = None,
 ) -> Tensor:
     """The noisy clips (B, C, T, H, W) from which `sample` with sampler "ddim", guidance 1 and as many steps draws clips
     (B, C, T, H, W) again, for texts (B, L, D) that describe them.
 
     strength: how far to go, the same as sample is given then. The last step of drawing, which only takes noise away,
     cannot be turned around: a little noise from `generators` stands for what it takes. iterations: per step.
+    on_step is called after each step with the guess of the clean clips.
     """
     scheduler = DDIMScheduler.from_config(diffusion.scheduler.config)
     scheduler.set_timesteps(num_inference_steps)
@@ -52,7 +53,7 @@ def invert(
             found = alpha * clean + sigma * (sample - next_alpha * clean) / next_sigma
         sample = found
         if on_step is not None:
-            on_step()
+            on_step(clean)
     return sample
 
 

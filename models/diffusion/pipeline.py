@@ -120,7 +120,7 @@ class TextToVideoPipeline(DiffusionPipeline):
                 thresholding=thresholding,
                 window_frames=window_frames,
                 window_overlap=window_overlap,
-                on_step=bar.update,
+                on_step=lambda clips: bar.update(),
             )
         self.maybe_free_model_hooks()
         frames = VideoProcessor().postprocess_video(videos, output_type)

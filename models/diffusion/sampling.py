@@ -57,7 +57,7 @@ class Sampling:
         strength: float = 1.0,
         noise: Tensor | None = None,
         generators: list[torch.Generator] | None = None,
-        on_step: Callable[[], object] | None = None,
+        on_step: Callable[[Tensor], object] | None = None,
     ) -> Tensor:
         """Clips (B, C, num_frames, height, width) for B texts, of pixels in [-1, 1] or of latents.
 
@@ -74,7 +74,8 @@ class Sampling:
             and with a strength below 1, it is the noisy clip itself.
         text_embeddings: (B, L, D). negative_embeddings: (B, L', D), the empty or the negative prompt, needed when
         guidance_scale != 1. generators: one per video, on the CPU, so that a seed is the same video in any batch and on
-        any device; None draws from the global state. on_step is called after each step, for a progress bar.
+        any device; None draws from the global state. on_step is called after each step with the guess of the clean
+        clips, for a progress bar or to watch them come.
         Raises ValueError for an unknown sampler, a number of steps outside 1..num_timesteps, missing embeddings, an
         overlap of none or all of a window, latents that are to be kept in a range, a strength outside (0, 1], and
         scales of conditions that are not given.
@@ -133,7 +134,7 @@ class Sampling:
             clip = over_frames(partial(denoise, timestep), noisy, window_frames or num_frames, window_overlap)
             sample = scheduler.step(clip, timestep, sample, **step_generator).prev_sample
             if on_step is not None:
-                on_step()
+                on_step(clip)
         return sample if self.latents else sample.clamp(-1, 1)
 
     @property

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import app
 import edit_text2video
 import evaluate_text2video
 import export_text2video
@@ -43,6 +44,7 @@ MODULES = (
     evaluate_text2video,
     edit_text2video,
     export_text2video,
+    app,
     prepare_dataset,
     train_svd,
     infer_svd,
@@ -105,7 +107,7 @@ def test_the_readme_is_one_page_and_leads_to_every_other():
         assert len(PAGES[page].splitlines()) <= 250
         for name in ENGLISH[1:]:
             assert f"({name.replace('.md', suffix)}" in PAGES[page], f"{page} does not lead to {name}"
-    assert len(COMMANDS) > 60 and len(ENGLISH) == 12
+    assert len(COMMANDS) > 60 and len(ENGLISH) == 13
 
 
 @pytest.mark.parametrize("line", SCRIPT_COMMANDS)
@@ -130,6 +132,7 @@ def test_every_command_is_accepted_by_its_script(line, tmp_path, monkeypatch):
     for value in argv[argv.index("--compare") + 1 :] if "--compare" in argv else ():
         Path(value).parent.mkdir(parents=True)
         Path(value).touch()
+    (tmp_path / "checkpoints").mkdir(exist_ok=True)
     (tmp_path / "demo_video_data").mkdir(exist_ok=True)
     (tmp_path / "demo_video_data" / "dataset.json").touch()
     SCRIPTS[script].parse_args(argv)

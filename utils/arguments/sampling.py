@@ -3,7 +3,14 @@
 import argparse
 from pathlib import Path
 
-from utils.cli import choice, integer, number
+from utils.cli import choice, integer, number, utf8_text
+
+
+def add_text_args(group: argparse._ArgumentGroup) -> None:
+    """What belongs to the prompts."""
+    group.add_argument("--negative_prompt", type=utf8_text, default="", help="what the videos shall not show")
+    group.add_argument("--text_encoder", help="where the frozen text encoder lies, if not where the training found it")
+    group.add_argument("--seed", type=integer(0, 2**63 - 2**32), default=0, help="video i is drawn with seed + i")
 
 
 def add_sampling_args(parser: argparse.ArgumentParser) -> None:

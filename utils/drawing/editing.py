@@ -11,12 +11,13 @@ from models.autoencoder import VideoAutoencoder
 from models.conditions import KNOWN
 from models.diffusion.editing import invert
 from models.diffusion.known import known_places
+from models.diffusion.sampling import first_step
 from utils.cli import UserError, printable
 from utils.decoding.probe import probe_video
 from utils.decoding.read import read_frames
 from utils.decoding.video_info import VideoError, VideoInfo
 from utils.drawing.generator import Generator, Job
-from utils.drawing.given import digest
+from utils.drawing.given import Known, digest, read_known
 from utils.drawing.masks import blended, mask_of
 from utils.video.frame_windows import sample_segment
 from utils.video.frames import resize_frames
@@ -30,8 +31,10 @@ class Editor(Generator):
     draws the video, and --prompts are drawn from it. Else drawing begins at the video with noise, by --strength.
     """
 
-    def __init__(self, args: argparse.Namespace, checkpoint, device):
-        super().__init__(args, checkpoint, device)
+    def __init__(self, args: argparse.Namespace, checkpoint, device, opened=None):
+        args.strength = 0.5 if args.strength is None else args.strength
+        args.sampler = "ddim" if args.source_prompt else args.sampler
+        super().__init__(args, checkpoint, device, opened)
         self.before, *self.source = self._read(args)
         self.mask = mask_of(args, self.before, *self.source)
         self.settings |= {
@@ -62,6 +65,12 @@ class Editor(Generator):
             return resize_frames(read_frames(info, indices), self.height, self.width), info, indices
         except (VideoError, OSError) as error:
             raise UserError(f"--video: {printable(args.video)} {error}") from None
+
+    def known_of(self, args: argparse.Namespace) -> Known | None:
+        """Maps and vectors of the video itself."""
+        shape, rate = (self.num_frames, self.height, self.width), self.reading.get("target_fps")
+        known = read_known(args, self.conditions, shape, rate or self.source[0].fps, rate, of=self.source)
+        return known if known.files else None
 
     def plan(self, groups: dict[str, list[str]], first: int = 0, known=None) -> list[Job]:
         jobs = super().plan(groups, first, known)
@@ -97,6 +106,7 @@ class Editor(Generator):
         source, mask = model.text_encoder.encode([self.args.source_prompt])
         conditions = {name: each[:1] for name, each in more.get("conditions", {}).items()}
         how = {"num_inference_steps": steps, "strength": self.args.strength, "conditions": conditions}
+        how |= {"on_step": self.stepped}
         generators = [torch.Generator().manual_seed(self.args.seed)]
         noise = invert(model.diffusion, clips[:1], source, model.needed(mask), generators=generators, **how)
         shape = dict(zip(("num_frames", "height", "width"), clips.shape[2:], strict=True))
@@ -106,6 +116,13 @@ class Editor(Generator):
         self.round_trip = round(-10 * float(np.log10(max(error, 1e-10) / 4)), 2)
         self.about["round_trip_db"] = self.round_trip
         return noise.expand(len(jobs), -1, -1, -1, -1)
+
+    @property
+    def num_steps(self) -> int:
+        if self.mask is not None:
+            return self.num_inference_steps
+        drawn = self.num_inference_steps - first_step(self.num_inference_steps, self.args.strength)
+        return 3 * drawn - 1 if self.args.source_prompt else drawn  # there, to see how well it comes back, and back
 
     def finished(self, job: Job, frames: np.ndarray) -> np.ndarray:
         return frames if self.mask is None else blended(self.before, frames, self.mask, self.args.feather)

@@ -10,6 +10,7 @@ import json
 import re
 import sys
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,24 +39,24 @@ class Job:
 
 
 class Generator:
-    """A loaded model with the settings of the command line: plans, draws and writes videos."""
+    """A loaded model with the settings of the command line: plans, draws and writes videos.
 
-    def __init__(self, args: argparse.Namespace, checkpoint: Path, device):
+    opened: the OpenModel of the checkpoint, for whoever draws with it again and again. on_step is called after each
+    step with the guess of the clean clips, as diffusion sees them.
+    """
+
+    def __init__(self, args: argparse.Namespace, checkpoint: Path, device, opened=None):
         import torch
 
         from models.conditions import settings_of
-        from models.diffusion.captioned import CaptionedDiffusion
+        from utils.drawing.opened import open_model
         from utils.hardware import choose_precision
-        from utils.pretrained.autoencoder import unpack_autoencoder
-        from utils.runs.checkpoint import sha256
-        from utils.runs.model_file import load_model, unpack_model
 
         if args.device == "cuda" and not torch.cuda.is_available():
             raise UserError("--device: cuda was asked for, but torch sees no CUDA device; leave --device out")
-        model = load_model(checkpoint)
-        self.args, self.device = args, torch.device(device)
-        autoencoder = unpack_autoencoder(model.get("autoencoder"), args.vae)
-        self.model = CaptionedDiffusion(*unpack_model(model, args.text_encoder), autoencoder).to(self.device).eval()
+        self.args, self.device, self.on_step = args, torch.device(device), lambda clips: None
+        opened = opened or open_model(checkpoint, args.text_encoder, args.vae, self.device)
+        self.model, model, autoencoder = opened.model, opened.said, opened.model.autoencoder
         precision = choose_precision(args.mixed_precision, on_cpu=self.device.type == "cpu")
         self.dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
@@ -91,9 +92,8 @@ class Generator:
         if self.num_inference_steps > num_timesteps:
             raise UserError(f"--num_inference_steps: got {self.num_inference_steps}, must be at most {num_timesteps}")
         guidance_scale = model["guidance_scale"] if args.guidance_scale is None else args.guidance_scale
-        file = checkpoint / "best_model.pth" if checkpoint.is_dir() else checkpoint
         self.settings = {  # all that decides the pixels of a video, besides prompt and seed
-            "checkpoint_sha256": sha256(file),
+            "checkpoint_sha256": opened.sha256,
             "negative_prompt": args.negative_prompt,
             "num_frames": self.num_frames,
             "height": self.height,
@@ -115,7 +115,7 @@ class Generator:
             "frame_size": (self.height, self.width),
             **model.get("data", {}),
         }
-        self.about = {"checkpoint": str(file), "step": model["step"], "versions": versions()}
+        self.about = {"checkpoint": str(opened.file), "step": model["step"], "versions": versions()}
         try:
             args.output_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -169,6 +169,14 @@ class Generator:
         """Frames per second of the videos' own time, at which vectors and sound are read."""
         return self.reading.get("target_fps") or self.args.fps
 
+    def known_of(self, args: argparse.Namespace):
+        """What the flags of add_given_args say is known of the videos, a Known; None if nothing."""
+        from utils.drawing.given import read_known
+
+        shape = self.num_frames, self.height, self.width
+        known = read_known(args, self.conditions, shape, self.rate, self.reading.get("target_fps"))
+        return known if known.files else None
+
     def plan(self, groups: dict[str, list[str]], first: int = 0, known=None) -> list[Job]:
         """One job per prompt, numbered from `first`; says which prompts are cut and which words mean nothing here.
 
@@ -184,17 +192,19 @@ class Generator:
                 jobs.append(Job(index, prompt, group, self.args.seed + index, given=given))
                 jobs[-1].files = {} if known is None else known.files
                 jobs[-1].stem = file_stem(jobs[-1], self.settings)
-                self.warn(prompt)
+                for warning in self.warnings(prompt):
+                    print(f"warning: {warning}", file=sys.stderr)
         return jobs
 
-    def warn(self, prompt: str) -> None:
+    def warnings(self, prompt: str) -> Iterator[str]:
+        """What of a prompt the model does not read."""
         if cut := self.model.text_encoder.cut(prompt):
             limit = self.model.text_encoder.max_length
             parts = f"used: {shortened(prompt[: len(prompt) - len(cut)])}; cut off: {shortened(cut)}"
-            print(f"warning: the prompt is longer than {limit} tokens; {parts}", file=sys.stderr)
+            yield f"the prompt is longer than {limit} tokens; {parts}"
         if unknown := self.model.text_encoder.unknown_words(prompt):
             words = shortened(", ".join(dict.fromkeys(unknown)))
-            print(f"warning: no training caption had the word(s) {words}; the model ignores them", file=sys.stderr)
+            yield f"no training caption had the word(s) {words}; the model ignores them"
 
     def path(self, job: Job, suffix: str) -> Path:
         return self.args.output_dir / f"{job.stem}{suffix}"
@@ -222,12 +232,12 @@ class Generator:
         import torch
         from tqdm.auto import tqdm
 
-        from utils.drawing.chaining import draw_chain, drift_of, pieces_of
+        from utils.drawing.chaining import draw_chain, drift_of
         from utils.runs.out_of_memory import explain_out_of_memory
 
-        pieces = pieces_of(self.num_frames, *self.chain.values()) if self.chain else [slice(self.num_frames)]
-        bar = tqdm(
-            total=self.num_inference_steps * len(pieces),
+        pieces = self.pieces
+        self.bar = tqdm(
+            total=self.num_steps,
             desc=f"video {done + 1}-{done + len(jobs)} of {total}" if total > 1 else "drawing",
             unit="step",
             disable=not show_bar,
@@ -244,11 +254,11 @@ class Generator:
             guidance_scale=self.settings["guidance_scale"],
             guidance_rescale=self.args.guidance_rescale,
             thresholding=self.settings["thresholding"],
-            on_step=bar.update,
+            on_step=self.stepped,
         )
         autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
         settings = {**vars(self.args), **self.settings, "frame_size": self.height}
-        with bar, autocast, torch.no_grad(), explain_out_of_memory(REMEDIES, settings):
+        with self.bar, autocast, torch.no_grad(), explain_out_of_memory(REMEDIES, settings):
             given = self.given(jobs)
             if self.chain:
                 shape = self.num_frames, self.height, self.width
@@ -260,6 +270,22 @@ class Generator:
         for job, video in zip(jobs, videos, strict=True):
             job.drift = drift_of(video, pieces) if self.chain else []
             self.write(job, video)
+
+    @property
+    def pieces(self) -> list[slice]:
+        """The frames of each piece of a video; one piece without a chain."""
+        from utils.drawing.chaining import pieces_of
+
+        return pieces_of(self.num_frames, *self.chain.values()) if self.chain else [slice(self.num_frames)]
+
+    @property
+    def num_steps(self) -> int:
+        """How often on_step is called for a batch."""
+        return self.num_inference_steps * len(self.pieces)
+
+    def stepped(self, clips) -> None:
+        self.bar.update()
+        self.on_step(clips)
 
     def given(self, jobs: list[Job]) -> dict:
         """What is known of a batch, as arguments of CaptionedDiffusion.sample."""
