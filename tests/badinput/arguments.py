@@ -18,6 +18,7 @@ SCRIPTS = (
     "evaluate_text2video",
     "edit_text2video",
     "export_text2video",
+    "app",
     "train_svd",
     "infer_svd",
 )

@@ -23,7 +23,7 @@ LAYERS = (
     ("utils.training",),
     ("utils.evaluation",),
     ("utils.drawing",),
-    ("utils.task_scores",),
+    ("utils.page", "utils.task_scores"),
     ("scripts",),
     ("tests",),  # what lies at its root: clips and tiny models
     ("benchmarks.*",),
