@@ -119,7 +119,7 @@ def main(args: argparse.Namespace) -> None:
         evaluate_tasks(args)
         return
 
-    from utils.evaluation.benchmark import demo_settings, faithfulness, judge_samples
+    from utils.evaluation.benchmark import demo_settings, faithfulness, judge_samples, likeness
     from utils.evaluation.report import write_report
     from utils.evaluation.samples import find_samples, read_samples, reading_of
     from utils.evaluation.scores import CORE, confusion, score_groups, score_table
@@ -148,6 +148,7 @@ def main(args: argparse.Namespace) -> None:
     result |= against_data(args, samples, training)
     if demo is not None:
         verdicts = [verdict for _, verdict in every]
+        result["like"] = likeness(verdicts, true_clips(args, samples, demo, reading), args.fps)
         result["faithful"] = faithfulness(verdicts, training.spread(min(args.num_real, MOST_FAITHFUL)), args.fps)
     print_data(result)
 
@@ -251,8 +252,24 @@ def against_data(args: argparse.Namespace, samples: list, training) -> dict:
     return found
 
 
+def true_clips(args: argparse.Namespace, samples: list, demo: dict, reading: dict) -> list:
+    """A clip that shows what the prompt of a sample says, for each of them, read as training reads it."""
+    from tempfile import TemporaryDirectory
+
+    from utils.task_scores.truth import make_truths
+    from utils.video.frames import to_uint8
+    from video_dataset import TextVideoDataset
+
+    with TemporaryDirectory() as folder:
+        prompts = [sample.prompt for sample in samples]
+        truths = make_truths(prompts, Path(folder), demo, TextVideoDataset, reading, [])
+    return [to_uint8(truth.video) for truth in truths]
+
+
 def print_data(found: dict) -> None:
     """The findings of against_data, for the terminal."""
+    from utils.evaluation.benchmark import LIKE
+
     print(f"against {found['num_real']} training clips, each number with its 95 % interval:")
     for feature, distances in found["distances"].items():
         for distance in distances.values():
@@ -264,6 +281,10 @@ def print_data(found: dict) -> None:
         print(f"  {comparison.generated.kind}: {comparison.generated}, of the data {comparison.real}: {verdict}")
     for share in found["copies"].values():
         print(f"  {share.kind}: {share}")
+    for name, each in found.get("like", {}).items():
+        ratio = f"{each['ratio']:.2f} times the data's ({each['mean']:.3g}, {each['mean_of_data']:.3g})"
+        warning = "" if each["like"] else "  WARNING: not as in the data"
+        print(f"  {LIKE[name]}: {ratio}{warning}")
     for name, each in found.get("faithful", {}).items():
         medians = f"{each['median']:.3g}, of the data {each['median_of_data']:.3g}"
         print(f"  {each['share'].kind}: {each['share']}; median {name} {medians}")

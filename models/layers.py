@@ -13,7 +13,7 @@ from itertools import product
 import torch
 from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, pad, scaled_dot_product_attention, silu
+from torch.nn.functional import interpolate, pad, pixel_shuffle, pixel_unshuffle, scaled_dot_product_attention, silu
 
 
 def fold_time(x: Tensor) -> Tensor:
@@ -88,6 +88,42 @@ def spacetime_conv(in_channels: int, out_channels: int) -> nn.Conv3d:
         conv.weight[:, :, [0, 2]] = 0
         conv.weight[:, :, 1] *= math.sqrt(3)  # the fan-in that counts at the start is 9 taps, not 27
     return conv
+
+
+def patchify(x: Tensor, p: int) -> Tensor:
+    """(B, C, T, H, W) -> (B, C*p*p, T, H/p, W/p)."""
+    return x if p == 1 else pixel_unshuffle(x.transpose(1, 2), p).transpose(1, 2)
+
+
+def unpatchify(x: Tensor, p: int) -> Tensor:
+    return x if p == 1 else pixel_shuffle(x.transpose(1, 2), p).transpose(1, 2)
+
+
+class PixelHead(nn.Module):
+    """What a network of patches cannot say of single pixels, added to what it says: convolutions at full resolution
+    over features that its last layer unfolds, and over the noisy clip itself. It starts as zero.
+
+    One linear layer from the features of a patch to its pixels leaves errors that no step of sampling takes away, at
+    low noise too, where the clip could almost be copied: outlines fray and backgrounds flicker.
+    """
+
+    def __init__(
+        self, channels: int, hidden: int, in_channels: int, out_channels: int, emb_channels: int, patch_size: int
+    ):
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj_in = spatial_conv(channels, hidden * patch_size**2, 1)
+        self.conv_in = spatial_conv(hidden + in_channels, hidden)
+        self.time_emb_proj = zero_init(nn.Linear(emb_channels, 2 * hidden))
+        self.conv = spatial_conv(hidden, hidden)
+        self.conv_out = zero_init(spatial_conv(hidden, out_channels))
+
+    def forward(self, x: Tensor, sample: Tensor, emb: Tensor) -> Tensor:
+        """x: (B, channels, T, H/p, W/p) features; sample: (B, in_channels, T, H, W); emb: (B, T or 1, emb_channels)."""
+        x = self.conv_in(torch.cat([unpatchify(self.proj_in(x), self.patch_size), sample], dim=1))
+        scale, shift = self.time_emb_proj(silu(emb)).transpose(1, 2)[..., None, None].chunk(2, dim=1)
+        x = silu(x * (1 + scale) + shift)
+        return self.conv_out(silu(self.conv(x)))
 
 
 class TextPooling(nn.Module):

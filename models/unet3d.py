@@ -13,21 +13,24 @@ from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle, silu
+from torch.nn.functional import silu
 
 from models.conditions import ConditionEncoder, ConditionSettings
 from models.layers import (
     POSITION_DIM,
     Downsample3D,
     FrameGroupNorm,
+    PixelHead,
     ResnetBlock3D,
     SpatialTransformer,
     TemporalAttention,
     TextPooling,
     Upsample3D,
     fourier_features,
+    patchify,
     spatial_conv,
     unit_init,
+    unpatchify,
     zero_init,
 )
 
@@ -53,6 +56,7 @@ class UNet3D(ModelMixin, ConfigMixin):
     feed_forward: whether transformers have their feed-forward layer, two thirds of their multiplications.
     conv_type: "full" (3x3x3) or "factorised" (1x3x3, then 3x1x1), see ResnetBlock3D.
     patch_size: folds p x p pixels into channels before the first layer and back after the last: 1/p^2 of the tokens.
+    pixel_channels: of a PixelHead behind the last layer, which sees single pixels; 0 for none.
     position_features: tell the network where and when. Without them words such as "left" are hardly learnt, because at
         high noise the right answer to them is a picture of x, y and t that convolution alone cannot draw.
     image_path: whether a single frame goes through what it has in common with an image model alone; with factorised
@@ -90,6 +94,7 @@ class UNet3D(ModelMixin, ConfigMixin):
         use_linear_projection: bool = False,
         image_path: bool = False,
         temporal_window: int | None = None,
+        pixel_channels: int = 0,
     ):
         super().__init__()
         levels = len(channel_mult)
@@ -185,6 +190,8 @@ class UNet3D(ModelMixin, ConfigMixin):
 
         self.conv_norm_out = FrameGroupNorm(norm_num_groups, channels[0], norm_eps)
         self.conv_out = spatial_conv(channels[0], out_channels * patch_size**2)
+        sizes = channels[0], pixel_channels, in_channels, out_channels, emb_channels, patch_size
+        self.pixel_head = PixelHead(*sizes) if pixel_channels else None
 
     def forward(
         self,
@@ -197,7 +204,7 @@ class UNet3D(ModelMixin, ConfigMixin):
         if sample.shape[-2] % self.size_multiple or sample.shape[-1] % self.size_multiple:
             raise ValueError(f"frames of {tuple(sample.shape[-2:])} pixels: sides must divide by {self.size_multiple}")
         context, mask = encoder_hidden_states.to(sample.dtype), encoder_attention_mask
-        x = self.conv_in(_patchify(sample, self.config.patch_size))
+        x = self.conv_in(patchify(sample, self.config.patch_size))
         on_grid, on_frames = self.conditions(conditions) if conditions else (None, None)
         if on_grid is not None:
             x = x + on_grid
@@ -233,7 +240,9 @@ class UNet3D(ModelMixin, ConfigMixin):
                 x = block.run(layer, torch.cat([x, skips.pop()], dim=1), emb, context, mask, positions[i])
             if block.upsamplers is not None:
                 x = block.upsamplers[0](x)
-        return _unpatchify(self.conv_out(silu(self.conv_norm_out(x))), self.config.patch_size)
+        x = silu(self.conv_norm_out(x))
+        out = unpatchify(self.conv_out(x), self.config.patch_size)
+        return out if self.pixel_head is None else out + self.pixel_head(x, sample, emb)
 
     def add_conditions(self, settings: ConditionSettings) -> None:
         """Take these conditions from now on; nothing changes until the new layers are trained."""
@@ -373,12 +382,3 @@ def _per_level(name: str, given, default: list[bool]) -> list[bool]:
     if given is not None and len(given) != len(default):
         raise ValueError(f"{name} has {len(given)} entries for {len(default)} levels")
     return default if given is None else list(given)
-
-
-def _patchify(x: Tensor, p: int) -> Tensor:
-    """(B, C, T, H, W) -> (B, C*p*p, T, H/p, W/p)."""
-    return x if p == 1 else pixel_unshuffle(x.transpose(1, 2), p).transpose(1, 2)
-
-
-def _unpatchify(x: Tensor, p: int) -> Tensor:
-    return x if p == 1 else pixel_shuffle(x.transpose(1, 2), p).transpose(1, 2)

@@ -47,6 +47,7 @@ class Sampling:
         num_inference_steps: int = 25,
         guidance_scale: float = 1.0,
         guidance_rescale: float = 0.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
         thresholding: str | None = None,
         window_frames: int | None = None,
         window_overlap: int | None = None,
@@ -61,6 +62,8 @@ class Sampling:
     ) -> Tensor:
         """Clips (B, C, num_frames, height, width) for B texts, of pixels in [-1, 1] or of latents.
 
+        guidance_interval: where guidance acts, as shares of all timesteps, 0 the clean clip and 1 pure noise (after
+            Kynkaanniemi et al. 2024, arXiv:2404.07724); elsewhere a step asks the network half as much.
         thresholding: see denoise; by default "static" for pixels and "none" for latents.
         window_frames: a longer clip is denoised in windows of so many frames, which overlap by window_overlap, half of
             them by default: each is a clip by itself to the network, and takes no more memory than one.
@@ -77,8 +80,8 @@ class Sampling:
         any device; None draws from the global state. on_step is called after each step with the guess of the clean
         clips, for a progress bar or to watch them come.
         Raises ValueError for an unknown sampler, a number of steps outside 1..num_timesteps, missing embeddings, an
-        overlap of none or all of a window, latents that are to be kept in a range, a strength outside (0, 1], and
-        scales of conditions that are not given.
+        overlap of none or all of a window, latents that are to be kept in a range, an interval that is none, a strength
+        outside (0, 1], and scales of conditions that are not given.
         """
         thresholding = thresholding or self.default_thresholding
         if self.latents and thresholding != "none":
@@ -95,6 +98,8 @@ class Sampling:
                 raise ValueError(f"window_overlap must be 1 to {window_frames - 1}, not {window_overlap}")
         if generators is not None and len(generators) != len(text_embeddings):
             raise ValueError(f"{len(generators)} generators for {len(text_embeddings)} texts")
+        if not 0 <= guidance_interval[0] < guidance_interval[1] <= 1:
+            raise ValueError(f"guidance_interval must rise from 0 to 1, not {guidance_interval}")
         if not 0 < strength <= 1:
             raise ValueError(f"strength must be above 0 and at most 1, not {strength}")
         conditions = conditions or {}
@@ -104,8 +109,11 @@ class Sampling:
             raise ValueError(f"a scale for {min(unknown)}, which is not given")
 
         def denoise(timestep, noisy, steps):
-            how = guidance_scale, guidance_rescale, thresholding, some_steps(given, steps), list(scales.values())
-            clip = self.denoise(noisy, timestep, context, mask, *how)
+            scale, texts, masks, known = guidance_scale, context, mask, some_steps(given, steps)
+            if not guidance_interval[0] <= float(timestep) / self.num_timesteps <= guidance_interval[1]:
+                scale, texts, masks, known = 1.0, *_but_the_first(texts, masks, known, len(context) - unguided)
+            how = scale, guidance_rescale, thresholding, known, list(scales.values())
+            clip = self.denoise(noisy, timestep, texts, masks, *how)
             if replacement is not None:
                 known, where = (each[:, :, steps] for each in replacement)
                 clip = torch.where(where > 0, known, clip)
@@ -117,6 +125,7 @@ class Sampling:
         if scales:
             every = [text_embeddings] * len(scales)
             context, mask = torch.cat([context, *(context[-len(each) :] for each in every)]), _repeated(mask, every)
+        unguided = len(text_embeddings) * (1 + len(scales))  # samples of a step without guidance
         kind, settings = SAMPLERS[sampler]
         scheduler = kind.from_config(self.scheduler.config, clip_sample=False, rescale_betas_zero_snr=False, **settings)
         scheduler.set_timesteps(num_inference_steps)  # on the CPU: it looks at each, and a GPU would be waited for
@@ -197,6 +206,11 @@ def _randn(batch: int, shape: tuple[int, ...], generators: list[torch.Generator]
     if generators is None:
         return torch.randn(batch, *shape, device=device)
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
+
+
+def _but_the_first(texts: Tensor, mask: Tensor | None, known: dict[str, Tensor], count: int):
+    """What a batch goes on with after the first `count` samples."""
+    return texts[count:], None if mask is None else mask[count:], {name: x[count:] for name, x in known.items()}
 
 
 def _repeated(mask: Tensor | None, texts: list[Tensor]) -> Tensor | None:

@@ -47,6 +47,7 @@ ZERO = [
     "text_dropout",
     "guidance_scale",
     "guidance_rescale",
+    "guidance_interval",
     "cross_attention_levels",
     "self_attention_levels",
     "temporal_attention_levels",

@@ -57,6 +57,8 @@ def test_right_videos_score_full_marks_and_are_no_copies(data, fresh, tmp_path, 
     scores = found["groups"]["videos"]
     assert all(scores[name]["share"] == 1 for name in (*CORE, "all", "strict"))
     assert all(found["faithful"][name]["share"]["value"] > 0.9 for name in ("misfit", "flicker"))
+    assert all(abs(found["like"][name]["ratio"] - 1) < 0.25 for name in ("travel", "near", "contrast"))  # other places
+    assert found["like"]["contrast"]["like"] and found["like"]["flicker"]["like"]
     assert found["copies"]["suspected"]["value"] == 0
     assert "100.0%" in capsys.readouterr().out
 

@@ -11,7 +11,7 @@ import pytest
 from utils.decoding.probe import probe_video
 from utils.decoding.read import read_frames
 from utils.demo_data import shapes
-from utils.evaluation.benchmark import faithfulness
+from utils.evaluation.benchmark import faithfulness, judge_compressed, likeness
 from utils.evaluation.judge import judge, wanted
 from utils.evaluation.scores import chance, right
 from utils.video.encode import write_video
@@ -118,6 +118,25 @@ def test_ragged_outlines_and_noisy_backgrounds_are_told_apart(tmp_path):
         assert (within["misfit"] <= 0.1 or crisp) and (within["flicker"] <= 0.1 or still)
     nothing = judge(np.zeros((8, 64, 64, 3), np.uint8))
     assert faithfulness([judge(clips[0]), nothing], clips, 8)["misfit"]["share"].value == 0.5
+
+
+def test_travel_flicker_and_contrast_are_told_apart():
+    clips = [frames for frames, _ in real_clips(24, 64)]
+    rng = np.random.default_rng(0)
+    noisy = [np.clip(clip + rng.normal(0, 3, clip.shape), 0, 255).astype(np.uint8) for clip in clips]
+    pale = [(clip * 0.7).astype(np.uint8) for clip in clips]
+    slow = [clip[[0, 0, 1, 1, 2, 2, 3, 3]] for clip in clips]
+    for videos, unlike in (
+        (clips, set()),
+        (noisy, {"flicker", "near"}),
+        (pale, {"contrast", "near"}),
+        (slow, {"travel", "near"}),
+    ):
+        found = likeness(list(judge_compressed(videos, 8)), clips, 8)
+        assert {name for name, each in found.items() if not each["like"]} == unlike
+    nothing = judge(np.zeros((8, 64, 64, 3), np.uint8))
+    assert likeness([nothing, judge(clips[1])], clips[:2], 8)["travel"]["ratio"] == pytest.approx(1, abs=0.02)
+    assert likeness([nothing], clips[:1], 8) == {}
 
 
 @pytest.mark.parametrize("sigma", [0, 1, 2, 4, 8])  # px over which the noise is smooth

@@ -39,6 +39,23 @@ def test_patch_stem_keeps_the_shape_and_covers_every_pixel(clip, text, patch_siz
     assert (sample.grad.abs() > 0).all()
 
 
+def test_a_head_over_single_pixels_starts_as_nothing_and_then_sees_every_pixel(clip, text):
+    plain, timesteps = awaken(UNet3D(**TINY_UNET, patch_size=4)), torch.tensor([5, 600])
+    unet = UNet3D(**TINY_UNET, patch_size=4, pixel_channels=8)
+    unet.load_state_dict(plain.state_dict(), strict=False)
+    with torch.no_grad():
+        torch.testing.assert_close(unet(clip, timesteps, text), plain(clip, timesteps, text), rtol=0, atol=0)
+        awaken(unet)
+        changed = clip.clone()
+        changed[:, :, :, 5, 5] += 1e-2
+        head = unet(changed, timesteps, text) - unet(clip, timesteps, text)
+        for parameter in unet.pixel_head.conv_out.parameters():
+            parameter.zero_()
+        patches = unet(changed, timesteps, text) - unet(clip, timesteps, text)
+    local = (head - patches).abs().mean(dim=(0, 1, 2))
+    assert local[5, 5] > 3 * local[0, 0] and local[5, 5] > 3 * local.mean()
+
+
 def test_sizes_that_do_not_divide_are_refused_by_name(tiny_unet, text):
     with pytest.raises(ValueError, match="sides must divide by 2"):
         tiny_unet(torch.randn(2, 3, 4, 16, 17), torch.tensor([5, 6]), text)

@@ -138,6 +138,23 @@ def test_a_larger_resolution_starts_from_the_weights_of_a_smaller_one(run_dir, d
         train(data, tmp_path / "other", *flags, "--model_channels", "32")
 
 
+def test_a_head_over_single_pixels_is_added_to_a_run_and_left_out_again(run_dir, data, tmp_path, capsys):
+    flags = ["--max_train_steps", "1", "--learning_rate", "1e-12", "--ema_decay", "0"]
+    train(data, tmp_path / "with", "--init_from", str(run_dir), *flags, "--pixel_channels", "4")
+    assert "the head over single pixels is new" in capsys.readouterr().out
+    before, after = load_model(run_dir), load_model(tmp_path / "with")
+    assert after["format"] == 5 and before["format"] == 1  # which programs read that know of no head
+    for name, tensor in before["unet"].items():
+        torch.testing.assert_close(after["unet"][name], tensor, rtol=0, atol=1e-6)
+    train(data, tmp_path / "kept", "--init_from", str(tmp_path / "with"), *flags, "--pixel_channels", "4")
+    assert "single pixels" not in capsys.readouterr().out
+    for channels, said in ((8, "another, and new"), (0, "left out")):
+        run = tmp_path / str(channels)
+        train(data, run, "--init_from", str(tmp_path / "with"), *flags, "--pixel_channels", str(channels))
+        assert f"the head over single pixels is {said}" in capsys.readouterr().out
+        assert load_model(run)["unet_config"]["pixel_channels"] == channels
+
+
 def test_from_pixels_to_latents_the_first_and_the_last_layer_start_afresh(run_dir, data, tmp_path, capsys):
     flags = ["--init_from", str(run_dir), "--frame_size", "32", "--max_train_steps", "1", "--learning_rate", "1e-12"]
     first, second = str(tmp_path / "first"), str(tmp_path / "second")

@@ -1,9 +1,10 @@
 """The flags of drawing videos, which generation and evaluation share."""
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
-from utils.cli import choice, integer, number, utf8_text
+from utils.cli import Parser, choice, integer, number, utf8_text
 
 
 def add_text_args(group: argparse._ArgumentGroup) -> None:
@@ -13,7 +14,8 @@ def add_text_args(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--seed", type=integer(0, 2**63 - 2**32), default=0, help="video i is drawn with seed + i")
 
 
-def add_sampling_args(parser: argparse.ArgumentParser) -> None:
+def add_sampling_args(parser: Parser) -> None:
+    parser.checks.append(check_sampling_args)
     group = parser.add_argument_group("how")
     group.add_argument(
         "--sampler",
@@ -24,6 +26,15 @@ def add_sampling_args(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--num_inference_steps", type=integer(1, 100_000), help="default: 25, or 1000 for ddpm")
     group.add_argument("--guidance_scale", type=number(0), help="1 is none; default: the one of the training")
     group.add_argument("--guidance_rescale", type=number(0, 1), default=0.0, help="against overexposure, 0.7 is usual")
+    group.add_argument(
+        "--guidance_interval",
+        type=number(0, 1),
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        default=[0.0, 1.0],
+        help="where guidance acts, as shares of the timesteps from the clip (0) to noise (1); 0.6 1 decides what is "
+        "shown, and leaves contrast and motion alone",
+    )
     group.add_argument(
         "--thresholding",
         type=choice("static", "dynamic", "none"),
@@ -52,6 +63,13 @@ def add_sampling_args(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto: bf16 where the hardware computes it",
     )
+
+
+def check_sampling_args(args: argparse.Namespace) -> Iterator[str]:
+    """What is wrong with the flags of add_sampling_args together, a line each."""
+    low, high = args.guidance_interval
+    if not low < high:
+        yield f"--guidance_interval: got {low:g} {high:g}, must rise"
 
 
 def add_output_args(parser: argparse.ArgumentParser, folder: str, visualize: bool = False) -> None:

@@ -99,6 +99,13 @@ def add_model_args(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--patch_size", type=integer(1, 16), default=2, help="fold p x p pixels into channels; 1 for none"
     )
+    group.add_argument(
+        "--pixel_channels",
+        type=integer(0, 512),
+        default=0,
+        help="convolutions of so many channels over single pixels behind the last layer: crisper outlines, stiller "
+        "backgrounds where patches are large; 0 for none",
+    )
     group.add_argument("--norm_num_groups", type=integer(1), default=32, help="groups of the group normalisation")
     group.add_argument(
         "--no_position_features",
@@ -244,6 +251,8 @@ def check_model_args(args: argparse.Namespace) -> Iterator[str]:
         yield "--network motion: is built around a Stable Diffusion pipeline; name it with --init_from_2d"
     if args.network == "motion" and args.temporal_window:
         yield "--temporal_window: is for --network unet3d"
+    if args.pixel_channels and args.init_from_2d:
+        yield "--pixel_channels: is for networks that start from nothing; leave it or --init_from_2d out"
     if args.motion_adapter is not None and args.network != "motion":
         yield "--motion_adapter: is for --network motion"
     if args.init_from and args.init_from_2d:

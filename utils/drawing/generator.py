@@ -105,6 +105,7 @@ class Generator:
             "guidance_rescale": args.guidance_rescale,
             "thresholding": thresholding,
             "precision": precision,
+            **({"guidance_interval": args.guidance_interval} if args.guidance_interval != [0.0, 1.0] else {}),
             **self.windows,
             **({"condition_scales": self.scales} if self.scales else {}),
             **({"chain_overlap": self.chain["window_overlap"]} if self.chain else {}),
@@ -253,6 +254,7 @@ class Generator:
             num_inference_steps=self.num_inference_steps,
             guidance_scale=self.settings["guidance_scale"],
             guidance_rescale=self.args.guidance_rescale,
+            guidance_interval=tuple(self.args.guidance_interval),
             thresholding=self.settings["thresholding"],
             on_step=self.stepped,
         )

@@ -5,7 +5,7 @@ shows what its prompt says.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -48,24 +48,55 @@ OF_THE_DATA = 0.99  # quantile: what a clip of the data itself exceeds once in a
 UNSEEN = {"misfit": 0.0, "flicker": 0.5}  # half a level is what rounding does; a codec keeps a still picture to the bit
 
 
-def faithfulness(verdicts: list[Verdict], real: Iterable[np.ndarray], fps: float) -> dict[str, dict]:
-    """Are outlines as crisp and backgrounds as still as the data's? For each of FAITHFUL: the "share" of videos, a
-    Distance, that lie within the data's own 99 % range, the "limit" of that, and both medians.
+LIKE = {
+    "travel": "way of the objects",
+    "near": "change from frame to frame near them",
+    "flicker": "change far from them",
+    "contrast": "contrast to the background",
+}
+LEAST, MOST = 0.9, 1.1  # what of a ratio is nothing to be warned of
 
-    real: clips of the data, uint8 RGB (T, H, W, 3), of the videos' size and length. They are compressed as the videos
-    are, for what is lost there is no fault of the model. A video without an object lies outside.
+
+def likeness(verdicts: list[Verdict], real: Iterable[np.ndarray], fps: float) -> dict[str, dict]:
+    """Is what moves in the videos what moves in the data? For each of LIKE the "mean" of the videos, the "mean_of_data"
+    and their "ratio", and whether it is "like" the data's: from LEAST to MOST, or too little to be seen.
+
+    real: clips that show what the videos were asked for, in the same order, uint8 RGB (T, H, W, 3). Of videos in which
+    something cannot be measured, the pair does not count for it.
     """
+    theirs = list(judge_compressed(real, fps))
+    found = {}
+    for name in LIKE:
+        pairs = [(getattr(a, name), getattr(b, name)) for a, b in zip(verdicts, theirs, strict=True)]
+        pairs = [pair for pair in pairs if None not in pair]
+        if pairs:
+            mean, of_data = map(float, np.mean(pairs, axis=0))
+            like = LEAST * of_data <= mean <= MOST * of_data or max(mean, of_data) <= UNSEEN.get(name, 0)
+            found[name] = {"mean": mean, "mean_of_data": of_data, "ratio": mean / max(of_data, 1e-9), "like": like}
+    return found
+
+
+def judge_compressed(clips: Iterable[np.ndarray], fps: float) -> Iterator[Verdict]:
+    """What the judge sees of clips that are compressed as videos are, for what is lost there is no fault of a model."""
     from utils.decoding.probe import probe_video
     from utils.decoding.read import read_frames
     from utils.video.encode import write_video
 
-    theirs = []
     with TemporaryDirectory() as folder:
         path = Path(folder, "clip.mp4")
-        for clip in real:
+        for clip in clips:
             write_video(path, clip, fps)
-            theirs.append(judge(read_frames(probe_video(path), range(len(clip)))))
-    found = {}
+            yield judge(read_frames(probe_video(path), range(len(clip))))
+
+
+def faithfulness(verdicts: list[Verdict], real: Iterable[np.ndarray], fps: float) -> dict[str, dict]:
+    """Are outlines as crisp and backgrounds as still as the data's? For each of FAITHFUL: the "share" of videos, a
+    Distance, that lie within the data's own 99 % range, the "limit" of that, and both medians.
+
+    real: clips of the data, uint8 RGB (T, H, W, 3), of the videos' size and length. A video without an object lies
+    outside.
+    """
+    theirs, found = list(judge_compressed(real, fps)), {}
     for name, kind in FAITHFUL.items():
         own = [getattr(verdict, name) for verdict in verdicts]
         data = [value for verdict in theirs if (value := getattr(verdict, name)) is not None]

@@ -73,6 +73,8 @@ class Verdict:
     frames_seen: int = 0  # frames with an object
     misfit: float | None = None  # of the shape, mean over the frames: see Blob
     flicker: float | None = None  # mean change from frame to frame far from the object, 8-bit levels
+    near: float | None = None  # the same near it
+    contrast: float | None = None  # between the object's inside and what is around it, length in 8-bit levels of RGB
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Blob:
     radius: float
     rgb: np.ndarray  # mean colour of its inside
     misfits: tuple[float, ...]  # of each of shapes.SHAPES: mean squared error over the object's area
+    contrast: float  # length in 8-bit levels of RGB
     alone: bool
 
 
@@ -133,19 +136,22 @@ def judge(frames: np.ndarray) -> Verdict:
         radius=radius,
         frames_seen=len(seen),
         misfit=float(misfits[:, best].mean()),
-        flicker=flicker_of(frames, dict(zip(seen, blobs, strict=True))),
+        flicker=change_of(frames, dict(zip(seen, blobs, strict=True)), near=False),
+        near=change_of(frames, dict(zip(seen, blobs, strict=True)), near=True),
+        contrast=float(np.mean([blob.contrast for blob in blobs])),
     )
 
 
-def flicker_of(frames: np.ndarray, blobs: dict[int, "Blob"]) -> float | None:
-    """Mean absolute change from frame to frame, in 8-bit levels, of what is two radii or more from the object in both;
-    None where that is less than a tenth of every frame. The backgrounds of the demo stand still."""
+def change_of(frames: np.ndarray, blobs: dict[int, "Blob"], near: bool) -> float | None:
+    """Mean absolute change from frame to frame, in 8-bit levels, of what is less than two radii from the object in one
+    of both (near), or not; None where that is less than a tenth of every frame. The backgrounds of the demo stand
+    still."""
     y, x = np.mgrid[: frames.shape[1], : frames.shape[2]] + 0.5
     far = {t: np.hypot(x - blob.centre[0], y - blob.centre[1]) > 2 * blob.radius for t, blob in blobs.items()}
     changes = []
     for t in far:
-        if t + 1 in far and (still := far[t] & far[t + 1]).mean() >= 0.1:
-            changes.append(np.abs(frames[t + 1][still].astype(np.float32) - frames[t][still]).mean())
+        if t + 1 in far and (where := (far[t] & far[t + 1]) ^ near).mean() >= 0.1:
+            changes.append(np.abs(frames[t + 1][where].astype(np.float32) - frames[t][where]).mean())
     return float(np.mean(changes)) if changes else None
 
 
@@ -184,7 +190,10 @@ def find_object(frame: np.ndarray) -> Blob | None:
     y = float((alpha.sum(axis=1) * (np.arange(height) + 0.5)).sum() / area)
     ideal = [shapes.coverage(shape, radius, [(x, y)], height, width)[0] for shape in shapes.SHAPES]
     misfits = tuple(float(((mask - alpha) ** 2).sum() / area) for mask in ideal)
-    return Blob((x, y), radius, rgb, misfits, alone=bool(np.sort(areas)[:-1].max(initial=0) < SECOND_AREA * area))
+    strength = float(np.linalg.norm(contrast[inside > 0].mean(axis=0)))
+    return Blob(
+        (x, y), radius, rgb, misfits, strength, alone=bool(np.sort(areas)[:-1].max(initial=0) < SECOND_AREA * area)
+    )
 
 
 def smooth(image: np.ndarray, sigma: float) -> np.ndarray:

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 
 from models.metrics.distances import Distance
+from utils.evaluation.benchmark import LIKE
 from utils.evaluation.judge import Verdict, judge, wanted
 from utils.evaluation.motion_statistics import MotionComparison
 from utils.evaluation.samples import Sample
@@ -91,6 +92,10 @@ def _data(result: dict) -> list[str]:
     lines += [
         [each["share"].kind, str(each["share"]), f"median {name} {each['median']:.3g}, {each['median_of_data']:.3g}"]
         for name, each in result.get("faithful", {}).items()
+    ]
+    lines += [
+        [LIKE[name], f"{each['mean']:.3g}", f"{each['mean_of_data']:.3g}, ratio {each['ratio']:.2f}"]
+        for name, each in result.get("like", {}).items()
     ]
     heading = f"<h2>Against {result['num_real']} training clips</h2>"
     return [heading, table(["", "videos [95 % interval]", "training clips"], lines)]

@@ -23,9 +23,9 @@ from utils.pretrained.hub import load_text_encoder
 from utils.runs.checkpoint import whole
 from utils.tensors import require_numbers, tensor_bytes
 
-MODEL_FORMAT = 4  # with conditions
-# Formats of what older programs read too: UNet3D without and with an autoencoder, and the motion network.
-OF_PIXELS, OF_LATENTS, OF_MOTION = 1, 2, 3
+MODEL_FORMAT = 5  # with a head over single pixels
+# Formats of what older programs read too: UNet3D without and with an autoencoder, the motion network, conditions.
+OF_PIXELS, OF_LATENTS, OF_MOTION, OF_CONDITIONS = 1, 2, 3, 4
 
 
 def pack_model(
@@ -42,7 +42,7 @@ def pack_model(
     motion, conditions = isinstance(diffusion.unet, MotionUNet), settings_of(diffusion.unet)
     without = OF_MOTION if motion else OF_PIXELS if autoencoder is None else OF_LATENTS
     return {
-        "format": MODEL_FORMAT if conditions.names else without,
+        "format": MODEL_FORMAT if config.get("pixel_channels") else OF_CONDITIONS if conditions.names else without,
         **({"conditions": conditions.plain()} if conditions.names else {}),
         **({"network": "motion"} if motion else {}),
         "unet_config": config,

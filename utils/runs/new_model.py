@@ -125,6 +125,7 @@ def make_unet(args: argparse.Namespace, cross_attention_dim: int, channels: int 
         "temporal_attention_levels": as_bools(args.temporal_attention_levels),
         "position_features": args.position_features,
         "temporal_window": args.temporal_window,
+        "pixel_channels": args.pixel_channels,
     }
     if args.init_from_2d is not None:
         if args.network == "motion":
@@ -213,7 +214,8 @@ def as_bools(levels: list[int] | None) -> tuple[bool, ...] | None:
 
 
 # The layers that speak the language of what a clip is made of: pixels, or the latents of one autoencoder.
-ENDS = ("conv_in.", "conv_out.")
+HEAD = "pixel_head."
+ENDS = ("conv_in.", "conv_out.", HEAD)
 CONDITIONS = "conditions."  # in front of the names of their layers
 
 
@@ -235,6 +237,19 @@ def fit_conditions(weights: dict, own: dict) -> list[str]:
             del weights[each]
         weights |= {each: own[each] for each in ours}
     return changes
+
+
+def fit_head(weights: dict, own: dict) -> list[str]:
+    """The same for the head over single pixels, which one of the two may lack."""
+    theirs, ours = ({name: t[name] for name in t if name.startswith(HEAD)} for t in (weights, own))
+    if {name: each.shape for name, each in theirs.items()} == {name: each.shape for name, each in ours.items()}:
+        return []
+    for name in theirs:
+        del weights[name]
+    weights |= ours
+    return [
+        f"the head over single pixels is {'another, and new' if theirs and ours else 'new' if ours else 'left out'}"
+    ]
 
 
 def _condition(name: str) -> str:
@@ -273,7 +288,7 @@ def load_initial_weights(args: argparse.Namespace, unet, text_encoder, autoencod
             why = f"clips are {kind}" if digest != autoencoder_digest else "another --patch_size"
             changes.append(f"{why}: the first and the last layer start afresh")
             weights |= {name: each for name, each in unet.state_dict().items() if name.startswith(ENDS)}
-        changes += fit_conditions(weights, unet.state_dict())
+        changes += fit_conditions(weights, unet.state_dict()) + fit_head(weights, unet.state_dict())
         unet.load_state_dict(weights)
     except (RuntimeError, ValueError, KeyError) as error:
         lines = [line.strip() for line in str(error).splitlines()]

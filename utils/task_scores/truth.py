@@ -12,7 +12,7 @@ from utils.conditions.clip_conditions import AUDIO, ClipConditions
 from utils.conditions.known_clips import KnownClips
 from utils.demo_data import shapes
 from utils.demo_data.demo_dataset import FOLDERS, write_files
-from utils.evaluation.judge import wanted
+from utils.evaluation.judge import VALUES, wanted
 
 SEED = 0x7A5C  # of where objects are, other than any training clip's
 
@@ -37,7 +37,7 @@ def make_truths(
     prompts: list[str], folder: Path, demo: dict, read: Callable, reading: dict, names: list[str]
 ) -> list[Truth]:
     """A clip for each prompt of shapes.benchmark_prompts, written into the folder as video_dataset.py writes the demo's
-    and read as training reads it.
+    and read as training reads it. What a prompt leaves open is drawn at random.
 
     demo: the settings of the dataset. read, reading: TextVideoDataset, and its arguments for the model's training.
     names: the conditions that are wanted.
@@ -48,7 +48,8 @@ def make_truths(
     objects = []
     for n, prompt in enumerate(prompts):
         rng = np.random.default_rng([SEED, n])
-        objects.append([shapes.place(wanted(prompt), num_frames, size, rng)])
+        asked = {name: value or str(rng.choice(VALUES[name])) for name, value in wanted(prompt).items()}
+        objects.append([shapes.place(asked, num_frames, size, rng)])
         background = shapes.texture(size, size, rng) if demo["hard"] else None
         frames = shapes.draw(objects[-1], num_frames, size, background)
         write_files(folder, f"{n:05d}", frames, prompt, objects[-1], fps, conditions=True)

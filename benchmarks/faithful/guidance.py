@@ -1,0 +1,77 @@
+"""Do videos move as the data does? Runs, samplers, steps and guidance, each evaluated on the same prompts.
+
+    python -m benchmarks.faithful.guidance --runs checkpoints/demo --data_dir demo_video_data --work_dir DIR
+
+Each line is one evaluate_text2video.py, whose videos stay in the folder; typed again it goes on. Result:
+results/guidance.json: shares of videos that are right (and coherent: strict), misfit of outlines, the ratios of travel,
+change near and far from objects and contrast to those of clips that show the same prompts, distances to the data.
+"""
+
+import argparse
+import itertools
+import json
+from pathlib import Path
+
+from utils.cli import Parser, choice, integer, number, run
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = Parser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
+    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders of train_text2video.py")
+    parser.add_argument("--data_dir", type=Path, required=True, help="of the demo, which the runs learnt from")
+    parser.add_argument("--work_dir", type=Path, required=True, help="the videos stay here")
+    parser.add_argument("--num_prompts", type=integer(1, 10_000), default=48, help="per group: seen and held out")
+    parser.add_argument(
+        "--samplers", type=choice("dpmpp_sde", "dpmpp", "unipc", "ddim"), nargs="+", default=["dpmpp_sde"]
+    )
+    parser.add_argument("--steps", type=integer(1, 1000), nargs="+", default=[25], help="of the sampler")
+    parser.add_argument("--guidance_scales", type=number(0), nargs="+", default=[1.0, 1.5, 2.0], help="1 is none")
+    parser.add_argument(
+        "--lows", type=number(0, 0.99), nargs="+", default=[0.0, 0.6], help="guidance acts from here to 1: pure noise"
+    )
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> None:
+    from benchmarks.measure import write_result
+    from benchmarks.text2video.time_to_prompt import run_script
+
+    rows = []
+    for how in itertools.product(args.runs, args.samplers, args.steps, args.guidance_scales, args.lows):
+        run_dir, sampler, steps, scale, low = how
+        if scale == 1 and low != args.lows[0]:
+            continue  # there is no guidance to be left out
+        folder = args.work_dir / f"{run_dir.name}_{sampler}_{steps}_{scale:g}_{low:g}"
+        if not (folder / "evaluation.json").is_file():
+            flags = ["--checkpoint", run_dir, "--data_dir", args.data_dir, "--num_prompts", args.num_prompts]
+            flags += ["--sampler", sampler, "--num_inference_steps", steps, "--guidance_scale", scale]
+            flags += ["--guidance_interval", low, 1]
+            run_script("evaluate_text2video.py", *flags, "--output_dir", folder)
+        found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+        about = {"run": run_dir.name, "sampler": sampler, "steps": steps, "guidance_scale": scale, "low": low}
+        rows.append(about | row(found))
+        print(line(rows[-1]), flush=True)
+    command = f"python -m benchmarks.faithful.guidance --num_prompts {args.num_prompts} ..."
+    print(write_result("guidance", {"command": command, "rows": rows}))
+
+
+def row(found: dict) -> dict:
+    """What of an evaluation.json is compared."""
+    shares = {
+        f"{name}, {group}": scores[name]["share"]
+        for group, scores in found["groups"].items()
+        for name in ("all", "strict")
+    }
+    distances = {f"{name} distance": each["kernel"]["value"] for name, each in found["distances"].items()}
+    ratios = {name: each["ratio"] for name, each in found["like"].items()}
+    return shares | {"misfit": found["faithful"]["misfit"]["median"]} | ratios | distances
+
+
+def line(row: dict) -> str:
+    return ", ".join(
+        f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
+    )
+
+
+if __name__ == "__main__":
+    run(lambda: main(parse_args()))

@@ -1,0 +1,48 @@
+"""What the benchmarks of motion as in the data measure."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import measure
+from benchmarks.faithful import guidance, pixel_error
+from tests.text2video.running import train
+from utils.demo_data.demo_dataset import write_demo_dataset
+
+pytestmark = pytest.mark.benchmarks
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faithful")
+    write_demo_dataset(folder / "data", num_clips=48, num_frames=8, frame_size=32)
+    train(folder / "data", folder / "run", "--max_train_steps", "2", "--val_fraction", "0.5")
+    return folder
+
+
+def test_near_is_what_stands_out_and_four_pixels_around():
+    clip = np.full((3, 2, 32, 32), -0.9, np.float32)
+    clip[:, 1, 10:12, 10:12] = 0.9
+    near = pixel_error.near_objects(clip)
+    assert not near[0].any() and near[1, 6:16, 6:16].all() and near[1].sum() == 100
+
+
+def test_the_error_grows_with_the_noise(demo, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    pixel_error.main(
+        pixel_error.parse_args(["--runs", str(demo / "run"), "--data_dir", str(demo / "data"), "--num_clips", "4"])
+    )
+    (rows,) = json.loads((tmp_path / "pixel_error.json").read_text())["runs"].values()
+    noise = [row["sigma_over_alpha"] for row in rows]
+    assert noise == sorted(noise) and all(row["near"] > 0 and row["far"] > 0 for row in rows)
+
+
+def test_each_guidance_is_a_line_of_ratios(demo, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    where = ["--runs", str(demo / "run"), "--data_dir", str(demo / "data"), "--work_dir", str(tmp_path / "work")]
+    flags = [*where, "--num_prompts", "12", "--steps", "2", "--guidance_scales", "1", "2"]
+    guidance.main(guidance.parse_args(flags))
+    rows = json.loads((tmp_path / "guidance.json").read_text())["rows"]
+    assert [(row["guidance_scale"], row["low"]) for row in rows] == [(1, 0), (2, 0), (2, 0.6)]
+    assert {"all, seen", "strict, held out", "random3d distance", "flow distance"} <= rows[0].keys()
