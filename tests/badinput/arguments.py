@@ -48,6 +48,7 @@ ZERO = [
     "guidance_scale",
     "guidance_rescale",
     "guidance_interval",
+    "pixel_channels",
     "cross_attention_levels",
     "self_attention_levels",
     "temporal_attention_levels",

@@ -23,6 +23,7 @@ import train_svd
 import train_text2video
 import video_dataset
 from benchmarks.data import loading
+from benchmarks.faithful import guidance
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.text2video import ablation, sampling, time_to_prompt, train_step
 from tests.tiny_svd import tiny_svd_pipeline
@@ -293,7 +294,7 @@ def test_every_file_that_is_mentioned_exists(name):
 @pytest.fixture(scope="module")
 def known_flags() -> set[str]:
     known = set(OTHER_FLAGS)
-    for module in (*SCRIPTS.values(), ablation, gpu, loading, sampling, time_to_prompt, train_step):
+    for module in (*SCRIPTS.values(), ablation, gpu, guidance, loading, sampling, time_to_prompt, train_step):
         said = io.StringIO()
         with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patch:
             patch.setattr("sys.stdout", said)

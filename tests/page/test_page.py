@@ -67,6 +67,19 @@ def draw(page, panel, prompt: str, nth: int = 0) -> Path:
     raise AssertionError(text)
 
 
+def draw_for_minutes(page):
+    """The panel in which a video has begun."""
+    panel = tab(page, "Generate")
+    choose(page, panel, "plain")
+    panel.get_by_role("button", name="Settings").click()
+    panel.get_by_label("Steps").fill("1000")
+    panel.get_by_label("Frames").fill("64")
+    panel.get_by_label("Prompt", exact=True).fill("a red circle")
+    panel.get_by_role("button", name="Draw").click()
+    expect(progress(panel)).to_contain_text("of 1000", timeout=PATIENCE)
+    return panel
+
+
 def file_of(panel, nth: int = 0) -> Path:
     expect(progress(panel, nth)).to_contain_text("done: ")
     return Path(progress(panel, nth).inner_text().splitlines()[0].removeprefix("done: "))
@@ -171,14 +184,7 @@ def test_a_run_is_looked_at(page):
 
 
 def test_drawing_stops_when_asked_and_another_may_begin(page):
-    panel = tab(page, "Generate")
-    choose(page, panel, "plain")
-    panel.get_by_role("button", name="Settings").click()
-    panel.get_by_label("Steps").fill("1000")
-    panel.get_by_label("Frames").fill("64")  # minutes
-    panel.get_by_label("Prompt", exact=True).fill("a red circle")
-    panel.get_by_role("button", name="Draw").click()
-    expect(progress(panel)).to_contain_text("of 1000", timeout=PATIENCE)
+    panel = draw_for_minutes(page)
     panel.get_by_role("button", name="Stop").click()
     expect(progress(panel)).to_contain_text("stopped")
     panel.get_by_label("Steps").fill("2")
@@ -192,14 +198,7 @@ def test_whoever_closes_the_page_makes_room_for_others(browser, page, address):
     context = browser.new_context(locale="en-US")
     other = context.new_page()
     other.goto(address)
-    panel = tab(other, "Generate")
-    choose(other, panel, "plain")
-    panel.get_by_role("button", name="Settings").click()
-    panel.get_by_label("Steps").fill("1000")
-    panel.get_by_label("Frames").fill("64")  # minutes
-    panel.get_by_label("Prompt", exact=True).fill("a red square")
-    panel.get_by_role("button", name="Draw").click()
-    expect(progress(panel)).to_contain_text("of 1000", timeout=PATIENCE)
+    panel = draw_for_minutes(other)
     context.close()
     panel = tab(page, "Generate")
     choose(page, panel, "knows_all")
