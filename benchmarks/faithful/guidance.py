@@ -64,7 +64,7 @@ def row(found: dict) -> dict:
     }
     distances = {f"{name} distance": each["kernel"]["value"] for name, each in found["distances"].items()}
     ratios = {name: each["ratio"] for name, each in found["like"].items()}
-    return shares | {"misfit": found["faithful"]["misfit"]["median"]} | ratios | distances
+    return shares | {"misfit": found["faithful"].get("misfit", {}).get("median")} | ratios | distances
 
 
 def line(row: dict) -> str:

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ def address(runs) -> str:
     log = runs.parent / "log"
     with open(log, "w") as file:
         server = subprocess.Popen(
-            [*command, "--port", "17860"],
+            [*command, "--port", str(free_port())],
             cwd=ROOT,
             env={**os.environ, **proxies},
             stdout=file,
@@ -49,6 +50,12 @@ def address(runs) -> str:
         server.send_signal(signal.SIGINT)
         status = server.wait(60)
     assert status == 130 and "Traceback" not in log.read_text(), log.read_text()
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
 
 
 @pytest.fixture(scope="package")
