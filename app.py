@@ -38,8 +38,8 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
     yield from output_problems(args.output_dir)
 
 
-def main(args: argparse.Namespace, until: threading.Event | None = None) -> None:
-    """Serve the page until Ctrl-C, or until somebody sets `until`."""
+def main(args: argparse.Namespace) -> None:
+    """Serve the page until Ctrl-C."""
     if find_spec("gradio") is None:
         raise UserError("the page needs gradio: pip install -r requirements-app.txt")
     from utils.page.page import served
@@ -50,7 +50,7 @@ def main(args: argparse.Namespace, until: threading.Event | None = None) -> None
         print(f"the page: {address}  (Ctrl-C ends it)", flush=True)
         if args.host not in ("127.0.0.1", "localhost", "::1"):
             print("warning: whoever reaches this machine can draw with it and see its runs and videos")
-        (until or threading.Event()).wait()
+        threading.Event().wait()
 
 
 if __name__ == "__main__":

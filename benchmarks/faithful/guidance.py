@@ -51,7 +51,10 @@ def main(args: argparse.Namespace) -> None:
         about = {"run": run_dir.name, "sampler": sampler, "steps": steps, "guidance_scale": scale, "low": low}
         rows.append(about | row(found))
         print(line(rows[-1]), flush=True)
-    command = f"python -m benchmarks.faithful.guidance --num_prompts {args.num_prompts} ..."
+    command = "python -m benchmarks.faithful.guidance --runs DIR ... --data_dir DIR --work_dir DIR"
+    for name in ("num_prompts", "samplers", "steps", "guidance_scales", "lows"):
+        values = getattr(args, name)
+        command += f" --{name} {' '.join(map(str, values if isinstance(values, list) else [values]))}"
     print(write_result("guidance", {"command": command, "rows": rows}))
 
 
