@@ -203,7 +203,7 @@ def converted(jobs: list, num_workers: int) -> Iterator[None]:
         return
     workers = min(num_workers, len(jobs))
     try:
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker) as pool:
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker, (workers,)) as pool:
             try:
                 yield from pool.map(convert, jobs)
             except KeyboardInterrupt:  # nothing half-done is taken for whole, so nobody need finish
@@ -218,9 +218,11 @@ def converted(jobs: list, num_workers: int) -> Iterator[None]:
         raise UserError("--num_workers: a process died, perhaps for want of memory; lower it, run again") from None
 
 
-def start_worker() -> None:
+def start_worker(workers: int) -> None:
     """Leave Ctrl-C to the main process, and go when it goes, even if it is killed."""
     import cv2
+
+    from utils.decoding.source import share_cores
 
     def follow() -> None:
         multiprocessing.parent_process().join()
@@ -228,6 +230,7 @@ def start_worker() -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=follow, daemon=True).start()
+    share_cores(workers)
     cv2.setNumThreads(1)
 
 

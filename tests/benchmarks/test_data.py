@@ -196,9 +196,9 @@ def test_a_wrong_count_leaves_no_frame_of_its_own(tmp_path, monkeypatch, fault):
         video = cut(video, 0.6) if fault == "cut" else damage(video, 21)
     again = []
 
-    def counted(info, indices):
+    def counted(info, indices, look):
         again.append(info)
-        return iter_frames(info, indices)
+        return iter_frames(info, indices, look)
 
     monkeypatch.setattr(clip_writer, "iter_frames", counted)
     rows, files = written(video, tmp_path / "out")

@@ -2,7 +2,8 @@
 
 import json
 import os
-from dataclasses import asdict
+from contextlib import closing
+from dataclasses import asdict, replace
 
 import cv2
 import numpy as np
@@ -208,3 +209,16 @@ def test_video_info_survives_json(tmp_path):
     info = probe_video(damage(encode(tmp_path / "a.mp4", moving_clip(20), ticks=[n * n for n in range(20)]), 8))
     assert info.times and info.notes
     assert VideoInfo(**json.loads(json.dumps(asdict(info)))) == info
+
+
+@pytest.mark.parametrize("codec, pixel_format", [("libx264", "yuv420p"), ("mpeg4", "yuv420p"), ("mjpeg", "yuvj420p")])
+def test_an_mp4_is_opened_for_counting_without_decoding_a_frame_and_found_the_same(tmp_path, codec, pixel_format):
+    """FFmpeg decodes frames when it opens a file, half of the time that counting its packets takes."""
+    path = tmp_path / "a.mp4"
+    encode(path, moving_clip(30), codec, pixel_format, fps=25)
+    with closing(Source(str(path))) as usual, closing(Source(str(path), counting=True)) as counting:
+        assert usual.decoder.pix_fmt == pixel_format and (counting.decoder.pix_fmt is None or codec != "libx264")
+        assert (usual.size, usual.time_base) == (counting.size, counting.time_base)
+        assert [(p.pts, p.is_keyframe) for p in usual.packets()] == [(p.pts, p.is_keyframe) for p in counting.packets()]
+    decoded, counted = probe_video(path), probe_video(path, decode=False)
+    assert not counted.verified and replace(counted, verified=True) == decoded

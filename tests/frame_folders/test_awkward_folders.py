@@ -102,7 +102,7 @@ def test_what_cannot_be_read_is_named_and_tried_again_the_next_time(videos, tmp_
 
 
 def test_a_clip_that_fails_half_way_leaves_no_frames(videos, tmp_path, monkeypatch):
-    def breaks(info, indices):
+    def breaks(info, indices, look):
         yield from read_frames(info, list(indices)[:3])
         raise clip_writer.VideoError("frame 3 cannot be decoded: the file is damaged, or has changed")
 

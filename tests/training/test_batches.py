@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import utils.decoding.source
 import utils.training.batches
 from utils.cli import Diverged, out_of_memory
 from utils.data.errors import DataError
@@ -42,12 +43,28 @@ class Clips(ReadableClips):
         return {"path": f"clip{index}", "x": torch.tensor(index)}
 
 
+class DecoderThreads(Clips):
+    """The number of threads that a decoder would get where a clip is read."""
+
+    def read(self, key):
+        return {"threads": torch.tensor(utils.decoding.source._decoder_threads)}
+
+
 def batches(clips, workers=0, start=0, **more):
     return Batches(clips, 1, workers, EndlessSampler(7, 0, start), **more)
 
 
 def paths(some_batches, count):
     return [next(some_batches)["path"][0] for _ in range(count)]
+
+
+@pytest.mark.parametrize("workers, cores, threads", [(0, 8, 0), (1, 8, 8), (3, 8, 2), (2, 2, 1), (3, 2, 1)])
+def test_workers_share_the_cores_for_decoding(monkeypatch, workers, cores, threads):
+    """0: as many as FFmpeg likes; the process that trains has no others beside it."""
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    some = batches(DecoderThreads(), workers)
+    assert next(some)["threads"].item() == threads
+    some.close()
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -46,10 +47,15 @@ def probe_video(
     return scan.decoded()
 
 
-def unmarked_fields(info: VideoInfo) -> list[str]:
-    """The remark, if any, that a video whose frames have only been counted looks interlaced; decodes a few seconds."""
+def unmarked_fields(info: VideoInfo, combs: Combs | None = None) -> list[str]:
+    """The remark, if any, that a video whose frames have only been counted looks interlaced.
+
+    combs: have seen its frames from the first on; where they are too few, a few seconds are decoded.
+    """
     if info.verified or info.interlaced:
         return []
+    if combs and combs.full:
+        return [UNMARKED] * combs.found()
     combs = Combs()
     with closing(Source(info.path, info.stream, section=info.section)) as source, suppress(av.error.FFmpegError):
         for packet in source.packets():
@@ -70,19 +76,33 @@ class Scan:
         self.numbers, self.ticks, self.keys = [], [], []  # of each frame: its packet, time stamp, is it a key frame
         self.bad: set[int] = set()  # numbers of packets that cannot be decoded
         self.sizes, self.interlaced, self.pulldown, self.combs = set(), 0, Pulldown(), Combs()
-        with closing(Source(path, threads=threads, max_pixels=max_pixels, section=section)) as source:
+        with closing(Source(path, None, threads, max_pixels, section, counting=not decode)) as source:
             self.source = source
-            for number, packet in enumerate(source.packets() if decode else source.demuxed()):
-                if packet.size:
-                    self.packets[number] = packet.pts, packet.is_keyframe
-                    self.shown += not packet.is_discard
-                if decode:
+            if decode:
+                for number, packet in enumerate(source.packets()):
+                    self._note(number, packet)
                     self._decode(packet)
-                elif len(self.packets) == 1 and not self.numbers:  # its picture says what all look like
-                    packet.opaque = [number]
-                    self._decode(packet)
-                    self._decode(None)
+            else:
+                self._count(enumerate(source.demuxed()))
             self._describe()
+
+    def _note(self, number: int, packet: av.Packet) -> None:
+        if packet.size:
+            self.packets[number] = packet.pts, packet.is_keyframe
+            self.shown += not packet.is_discard
+
+    def _count(self, packets: Iterator[tuple[int, av.Packet]]) -> None:
+        """All packets; the picture of the first says what all look like."""
+        for number, packet in packets:
+            self._note(number, packet)
+            if packet.size:
+                packet.opaque = [number]
+                self._decode(packet)
+                self._decode(None)
+                break
+        rest = [(number, (p.pts, p.is_keyframe), p.is_discard) for number, p in packets if p.size]
+        self.packets.update((number, what) for number, what, _ in rest)
+        self.shown += sum(not discarded for *_, discarded in rest)
 
     def _decode(self, packet: av.Packet | None) -> None:
         """None: the frames that are held back, and then no more."""

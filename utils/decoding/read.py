@@ -5,7 +5,7 @@ Frame n is the n-th frame of decoding from the start, wherever reading begins.
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain, pairwise
 from os import stat
@@ -36,8 +36,13 @@ def read_frames(info: VideoInfo, indices: Sequence[int]) -> np.ndarray:
     return frames
 
 
-def iter_frames(info: VideoInfo, indices: Sequence[int]) -> Iterator[np.ndarray]:
-    """The frames of `read_frames` one by one, for videos that do not fit into memory: uint8 RGB (height, width, 3)."""
+def iter_frames(
+    info: VideoInfo, indices: Sequence[int], look: Callable[[av.VideoFrame], object] | None = None
+) -> Iterator[np.ndarray]:
+    """The frames of `read_frames` one by one, for videos that do not fit into memory: uint8 RGB (height, width, 3).
+
+    look: called with every frame that is decoded on the way, as it is stored.
+    """
     indices = [int(n) for n in indices]
     if any(n > later for n, later in pairwise(indices)):
         raise ValueError("indices must ascend")
@@ -50,7 +55,10 @@ def iter_frames(info: VideoInfo, indices: Sequence[int]) -> Iterator[np.ndarray]
         return
     _check_unchanged(info)
     picture, given = Pictures(info.width, info.height), 0
-    for n, frame in progressive(_frames_from(info, indices[0])):
+    frames = _frames_from(info, indices[0])
+    if look:
+        frames = _looked_at(frames, look)
+    for n, frame in progressive(frames):
         if n > indices[given]:
             break
         if n == indices[given]:
@@ -61,6 +69,12 @@ def iter_frames(info: VideoInfo, indices: Sequence[int]) -> Iterator[np.ndarray]
                 if given == len(indices):
                     return
     raise VideoError(f"frame {indices[given]} cannot be decoded: the file is damaged, or has changed")
+
+
+def _looked_at(frames: Iterable[Numbered], look: Callable[[av.VideoFrame], object]) -> Iterator[Numbered]:
+    for n, frame in frames:
+        look(frame)
+        yield n, frame
 
 
 def _check_unchanged(info: VideoInfo) -> None:

@@ -34,6 +34,8 @@ _SAFE = {
     "protocol_whitelist": "file",
     "format_whitelist": "mov,matroska,webm,avi,gif,flv,ogg,mpeg,mpegvideo,mpegts,mxf,asf,dv,yuv4mpegpipe",
 }
+# An mp4 tells of its streams in its index; FFmpeg need not decode one of each to open it.
+_BY_INDEX = {"skip_frame": "all", "probesize": "32"}
 # No videos of their own: cover pictures, chapter thumbnails, layers of another stream.
 _EXTRAS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image | Disposition.dependent
 # Codecs whose packets tell whether other pictures lean on theirs. (In HEVC those of a higher temporal layer may.)
@@ -41,7 +43,15 @@ _SKIPPING_CODECS = ("h264", "mpeg4", "mpeg2video")
 # Decoders that are told to stop at an error, as all are whose pictures stand alone: some leave what they cannot decode
 # as it was in memory. Those with checksums look at them only then.
 _CHECKED_CODECS = ("ffv1", "png", "apng", "qtrle", "huffyuv", "ffvhuff", "cfhd")
+_decoder_threads = 0  # in this process, where a Source is not told; 0 leaves their number to FFmpeg
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own ones drop the alpha that WebM keeps apart
+
+
+def share_cores(processes: int) -> None:
+    """In one of so many processes that read videos: decoders have its share of the cores from now on, for the threads
+    of all would get in each other's way. (OpenCV is left alone: to change its threads in a forked process may hang.)"""
+    global _decoder_threads
+    _decoder_threads = max(1, (os.cpu_count() or 1) // processes)
 
 
 def check_file(path: str, section: Section | None = None) -> str | None:
@@ -69,9 +79,10 @@ def check_file(path: str, section: Section | None = None) -> str | None:
 class Source:
     """The video stream of a file: packets in their order, numbered from 0, and the frames that a decoder makes of them.
 
-    stream: its number, if it is known. section: where the file lies in another one. threads: of the decoder; 0 leaves
-    their number to FFmpeg. `failed`: whether a packet could not be read. `wanted_from`: a time stamp before which
-    nobody needs to see a frame. Raises VideoError with the reason if the file cannot be opened.
+    stream: its number, if it is known. section: where the file lies in another one. threads: of the decoder; 0 means
+    as many as there are cores for. counting: only packets are wanted, and at most the first frame: opens faster.
+    `failed`: whether a packet could not be read. `wanted_from`: a time stamp before which nobody needs to see a frame.
+    Raises VideoError with the reason if the file cannot be opened.
     """
 
     def __init__(
@@ -81,8 +92,11 @@ class Source:
         threads: int = 0,
         max_pixels: int = MOST_PIXELS,
         section: Section | None = None,
+        counting: bool = False,
     ):
-        self.indexed = check_file(path, section) is not None
+        container = check_file(path, section)
+        self.indexed, self.counting = container is not None, counting
+        self.options = _SAFE | _BY_INDEX if counting and container == "mp4" else _SAFE
         self.bytes, self.section = section.size if section else os.path.getsize(path), section
         self.path, self.notes, self.failed, self.wanted_from = path, [], False, None
         self.latest = [-math.inf]  # [n]: the latest time stamp of the n packets that were decoded first
@@ -113,11 +127,13 @@ class Source:
             self.decoder = av.CodecContext.create(_ALPHA_DECODERS[self.codec], "r")
             self.decoder.extradata = extradata
         self.decoder.options = {"max_pixels": str(max_pixels)}  # sizes may change inside the stream
+        if self.counting:  # nobody sees the frame
+            self.decoder.options |= {"skip_loop_filter": "all"}
         if self.decoder.codec.intra_only or self.codec in _CHECKED_CODECS:
             self.decoder.options |= {"err_detect": "crccheck+bitstream+buffer+explode"}
         self.decoder.flags |= Flags.copy_opaque  # a frame knows its packet
         self.decoder.thread_type = "AUTO"
-        self.decoder.thread_count = 1 if self.bytes < SMALL_FILE else threads
+        self.decoder.thread_count = 1 if self.bytes < SMALL_FILE else threads or _decoder_threads
         aspect = float(self.stream.sample_aspect_ratio or 1)
         self.pixel_aspect = aspect if 1 / MOST_STRETCHED <= aspect <= MOST_STRETCHED else 1.0
         if aspect != self.pixel_aspect:
@@ -125,11 +141,11 @@ class Source:
         self.time_base = float(self.stream.time_base)
 
     def _open(self) -> av.container.InputContainer:
-        name, options = self.path, _SAFE
+        name, options = self.path, self.options
         if self.section:
             file, start, size = self.section
             name = f"subfile,,start,{start},end,{start + size},,:{file}"
-            options = _SAFE | {"protocol_whitelist": "subfile,file"}
+            options = options | {"protocol_whitelist": "subfile,file"}
         try:
             return av.open(name, options=options)
         except (av.error.FFmpegError, OSError, ValueError):

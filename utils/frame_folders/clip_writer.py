@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from utils.decoding.fields import Combs
 from utils.decoding.probe import probe_video, unmarked_fields
 from utils.decoding.read import iter_frames
 from utils.decoding.video_info import VideoError, VideoInfo
@@ -52,8 +53,7 @@ def _write(info: VideoInfo, name: str, folder: Path, settings: dict) -> dict[str
     length = settings.get("clip_frames")
     numbered = settings["scenes"] or length is not None
     segments, notes = _segments(info, settings["scenes"], all_parts=numbered)
-    notes += unmarked_fields(info)
-    parts = []
+    parts, combs = [], Combs()
     for first, end in segments:
         indices, fps = sample_segment(info, first, end, settings["target_fps"], settings["frame_stride"])
         pieces = [indices[n : n + length] for n in range(0, len(indices), length)] if length else [indices]
@@ -63,7 +63,7 @@ def _write(info: VideoInfo, name: str, folder: Path, settings: dict) -> dict[str
     clips = {f"{name}_{number:03d}" if numbered else name: part for number, part in enumerate(parts, 1)}
 
     whole = [indices for indices, _ in clips.values() if len(indices) >= settings["min_frames"]]
-    frames = iter_frames(info, np.concatenate(whole) if whole else ())
+    frames = iter_frames(info, np.concatenate(whole) if whole else (), combs.add)
     rows = {}
     for clip, (indices, fps) in clips.items():
         row = {"source_fps": round(info.fps, 6), "first_frame": int(indices[0]), "last_frame": int(indices[-1])}
@@ -73,6 +73,7 @@ def _write(info: VideoInfo, name: str, folder: Path, settings: dict) -> dict[str
         else:
             row |= _write_clip(islice(frames, len(indices)), len(indices), fps, folder / clip, settings)
         rows[clip] = row | {"notes": notes}
+    notes += unmarked_fields(info, combs)  # of all rows
     return rows
 
 

@@ -5,6 +5,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -14,10 +15,16 @@ from torch.utils.data import DataLoader, Sampler
 from utils.cli import UserError, printable
 from utils.data.errors import DataError
 from utils.data.readable import ReadableClips
+from utils.decoding.source import share_cores
 from utils.runs.run_folder import how_to_continue, newest_step
 from utils.training.signals import heed_only_the_trainer
 
 WORKER_TIMEOUT = 120  # s for one batch
+
+
+def _start_worker(num_workers: int, worker: int) -> None:
+    heed_only_the_trainer(worker)
+    share_cores(num_workers)
 
 
 class BatchError(UserError):
@@ -50,7 +57,7 @@ class Batches:
             collate_fn=getattr(dataset, "collate", None),
             pin_memory=pin_memory,
             timeout=WORKER_TIMEOUT if num_workers else 0,
-            worker_init_fn=heed_only_the_trainer,
+            worker_init_fn=partial(_start_worker, num_workers),
             generator=torch.Generator(),  # its own: the loader must not draw from the training's random state
         )
         self.batches: Iterator[dict] | None = None  # workers start with the first batch

@@ -296,14 +296,14 @@ def _clear(amount: np.ndarray, threshold: float) -> np.ndarray:
 
 def brightness(before: np.ndarray, moved: np.ndarray) -> tuple[float, float]:
     """(gain, offset) that take `moved` to `before`, from the pixels that agree; (1, 0) if the frames are unlike."""
-    x, y = moved, before
+    x, y = moved.astype(float), before.astype(float)
     gain, offset = 1.0, 0.0
     for _ in range(2):
-        if x.var() < 1:
+        dx, dy = x - x.mean(), y - y.mean()
+        if dx @ dx < len(x):  # a standard deviation of a level
             return 1.0, float(np.median(y - x))
-        covariance = np.cov(x, y)
-        gain = covariance[0, 1] / covariance[0, 0]
-        if gain * covariance[0, 1] < 0.8 * covariance[1, 1]:
+        gain = (dx @ dy) / (dx @ dx)
+        if gain * (dx @ dy) < 0.8 * (dy @ dy):
             return 1.0, 0.0
         offset = y.mean() - gain * x.mean()
         error = np.abs(gain * x + offset - y)

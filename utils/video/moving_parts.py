@@ -103,7 +103,9 @@ def _soon_or_late(
     if late is None or soon is None:
         return soon if late is None else late / (stop - start)
     late /= stop - start
-    return np.where((np.maximum(_length(soon), _length(late)) > fast)[..., None], soon, late)
+    far = np.maximum(_length(soon), _length(late)) > fast
+    late[far] = soon[far]
+    return late
 
 
 class _Pair:
@@ -142,7 +144,8 @@ def _flow(before: np.ndarray, after: np.ndarray, camera: bool) -> np.ndarray | N
         return _one_motion(before, after, flow, changed, explained, threshold) if _wide(explained) else None
     ought = _change_of(before, flow) > threshold  # what ought to change and does not stays
     stays = _density(ought & ~changed) > _density(explained)
-    return np.where(stays[..., None], 0, flow)
+    flow[stays] = 0
+    return flow
 
 
 def _one_motion(
@@ -224,7 +227,7 @@ def warp(frame: np.ndarray, flow: np.ndarray) -> np.ndarray:
 def large_parts(mask: np.ndarray, fewest: float) -> np.ndarray:
     """The connected parts of at least so many px."""
     _, label, facts, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    return mask & (facts[label, cv2.CC_STAT_AREA] >= fewest)
+    return mask & (facts[:, cv2.CC_STAT_AREA] >= fewest)[label]
 
 
 def _dithered(frame: np.ndarray, seed: int) -> np.ndarray:
