@@ -54,6 +54,15 @@ def test_it_is_the_pipeline_to_the_bit_and_unpacked_once(file, pipelines, data, 
     assert "unpacking" in capsys.readouterr().out and json.loads((folder / NOTE).read_text())["changed"] == 0
 
 
+def test_floats_of_8_bits_are_unpacked_to_the_numbers_that_they_are(file, pipelines, tmp_path):
+    stored = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in load_file(file).items()}
+    save_file(stored, tmp_path / "eight.safetensors")
+    folder = unpacked(tmp_path / "eight.safetensors", str(pipelines["v1"]))
+    own, theirs = (UNet2DConditionModel.from_pretrained(place / "unet") for place in (folder, pipelines["v1"]))
+    for name, tensor in own.state_dict().items():
+        assert torch.equal(tensor.float(), theirs.state_dict()[name].to(torch.float8_e4m3fn).float())
+
+
 def test_what_cannot_be_unpacked_is_refused_in_one_line(file, pipelines, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     config = str(pipelines["v1"])
@@ -73,6 +82,8 @@ def test_what_cannot_be_unpacked_is_refused_in_one_line(file, pipelines, tmp_pat
     assert "is no whole Stable Diffusion 1 or 2 (it looks like 'xl_base')" in refused(
         tmp_path / "xl.safetensors", config
     )
+    save_file(tensors | {"scaled_fp8": torch.zeros(1)}, tmp_path / "scaled.safetensors")
+    assert "of few bits, with scales beside them (scaled_fp8)" in refused(tmp_path / "scaled.safetensors", config)
     save_file({"lora_unet.weight": torch.zeros(1)}, tmp_path / "lora.safetensors")
     assert "is no whole Stable Diffusion 1 or 2" in refused(tmp_path / "lora.safetensors", config)
     save_file(

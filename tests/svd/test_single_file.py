@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -107,6 +108,53 @@ def test_the_variant_whose_decoder_sees_one_frame_at_a_time(tmp_path, picture):
     size = ("--width", 64, "--height", 64, "--num_frames", FRAMES, "--output_video", tmp_path / "a.mp4")
     infer("--model_dir", tmp_path, "--input_image", picture, "--merge", tmp_path / "merged", *size)
     assert_same(pipeline, load_pipeline(str(tmp_path / "merged")))
+
+
+def test_a_file_that_keeps_its_encoder_beside_the_decoder_alone(svd, tmp_path):
+    """As ComfyUI saves it: there quant_conv, a convolution of one pixel, is part of the layer before it."""
+    tensors = load_file(svd / "svd.safetensors")
+    encoder = "conditioner.embedders.3.encoder"
+    quant, last = (f"{encoder}.{name}" for name in ("quant_conv", "encoder.conv_out"))
+    matrix = tensors[f"{quant}.weight"][:, :, 0, 0]
+    tensors[f"{last}.weight"] = torch.einsum("oi,ichw->ochw", matrix, tensors[f"{last}.weight"])
+    tensors[f"{last}.bias"] = matrix @ tensors[f"{last}.bias"] + tensors[f"{quant}.bias"]
+    beside = {name.replace(encoder, "first_stage_model"): t for name, t in tensors.items() if "quant_conv" not in name}
+    save_file(beside, tmp_path / "merged.safetensors")
+    whole, merged = (load_pipeline(str(file)) for file in (svd / "svd.safetensors", tmp_path / "merged.safetensors"))
+    clip = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    ours, wanted = (pipeline.vae.encode(clip).latent_dist.parameters for pipeline in (merged, whole))
+    assert torch.allclose(ours, wanted, atol=1e-5) and wanted.std() > 0.01
+    assert torch.allclose(drawn(merged), drawn(whole), atol=1e-4)
+    save_file(load_file(svd / "svd.safetensors") | beside, tmp_path / "both.safetensors")  # as Stability AI has it
+    assert_same(whole, load_pipeline(str(tmp_path / "both.safetensors")))
+
+
+EIGHT_BITS = torch.float8_e4m3fn
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_floats_of_8_bits_are_computed_with_in_16(svd, tmp_path, kind):
+    files = (
+        ["svd.safetensors"]
+        if kind == "file"
+        else [str(f.relative_to(svd / "folder")) for f in svd.rglob("*del.safetensors")]
+    )
+    shutil.copytree(svd / "folder" if kind == "folder" else svd, tmp_path / "svd", ignore=lambda *_: ["folder"])
+    for file in files:
+        tensors = load_file(tmp_path / "svd" / file)
+        save_file({name: t.to(EIGHT_BITS) for name, t in tensors.items()}, tmp_path / "svd" / file, {"format": "pt"})
+    loaded = load_pipeline(str(tmp_path / "svd"))
+    for part in ("unet", "vae", "image_encoder"):
+        wanted = getattr(load_pipeline(str(svd / "svd.safetensors")), part).state_dict()
+        for name, tensor in getattr(loaded, part).state_dict().items():
+            assert tensor.dtype == torch.float16 and torch.equal(tensor, wanted[name].to(EIGHT_BITS).to(torch.float16))
+
+
+@pytest.mark.parametrize("name", ["scaled_fp8", "model.diffusion_model.out.2.scale_weight", "a.weight_scale"])
+def test_weights_that_need_their_scales_are_refused(svd, tmp_path, name):
+    save_file(load_file(svd / "svd.safetensors") | {name: torch.ones(1)}, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match=f"of few bits, with scales beside them .{name}.; take a file of 16"):
+        load_pipeline(str(tmp_path / "x.safetensors"))
 
 
 def test_what_is_trained_on_one_file_finds_its_base_again(svd, dataset, tmp_path):

@@ -39,15 +39,18 @@ def unpacked(file: Path, config: str | None) -> Path:
 
     from utils.files import whole_folder, write_text
     from utils.pretrained.hub import resolve_model
-    from utils.tensors import require_numbers
+    from utils.tensors import refuse_scales, require_numbers
 
     try:
         with safe_open(file, framework="pt") as tensors:
             names = set(tensors.keys())
+            refuse_scales(names)
             kind = infer_diffusers_model_type({name: _Shape(tensors, name) for name in names})
             half = "model.diffusion_model.out.2.weight" in names and (
                 tensors.get_tensor("model.diffusion_model.out.2.weight").dtype == torch.float16
             )
+    except ValueError as error:
+        raise UserError(f"{FLAG}: {printable(file)}: {error}") from None
     except (OSError, SafetensorError, KeyError) as error:
         raise UserError(f"{FLAG}: {printable(file)} is damaged or no safetensors file ({error})") from None
     if not kind.startswith(KINDS) or "model.diffusion_model.out.2.weight" not in names:

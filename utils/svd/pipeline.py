@@ -12,7 +12,7 @@ from utils.cli import UserError, out_of_memory, printable
 from utils.files import explain_full_disk, partial_path
 from utils.pretrained.hub import load_whole, missing_weights, resolve_model, weights_variant
 from utils.svd.single_file import SINGLE_FILES, find_single_file, read_single_file
-from utils.tensors import require_numbers, tensor_bytes
+from utils.tensors import computable, refuse_scales, require_numbers, tensor_bytes
 
 DEFAULT_MODEL = "stabilityai/stable-video-diffusion-img2vid-xt"
 PARTS = ("unet", "vae", "image_encoder", "scheduler", "feature_extractor")
@@ -75,14 +75,16 @@ def _read_folder(folder: Path, dtype: torch.dtype | None):
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
-    """The precision of the U-Net's weights that a pipeline's folder is read from; float32 if that cannot be told."""
+    """The precision of the U-Net's weights that a pipeline's folder is read from, at least 16 bits; float32 if that
+    cannot be told. Raises ValueError for 8-bit weights with scales."""
     variant = weights_variant(folder / "unet", STEMS["unet"])
     stem = ".".join(filter(None, (STEMS["unet"], variant)))
     files = [folder / "unet" / f"{stem}.safetensors", *sorted((folder / "unet").glob(f"{stem}-*.safetensors"))]
     try:
         with safe_open(next(file for file in files if file.exists()), framework="pt") as file:
-            return file.get_tensor(next(iter(file.keys()))).dtype
-    except (OSError, ValueError, StopIteration, SafetensorError):
+            refuse_scales(file.keys())
+            return computable(file.get_tensor(next(iter(file.keys()))).dtype)
+    except (OSError, StopIteration, SafetensorError):
         return torch.float32
 
 

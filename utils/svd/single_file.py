@@ -7,6 +7,8 @@ decoder sees one frame at a time) names its tensors after the modules of Stabili
     first_stage_model.decoder                  VideoDecoder (sgm/modules/autoencoding/temporal_ae.py), or Decoder
     conditioner.embedders.3.encoder            the encoder of the picture, with its quant_conv; it encodes clips too
     conditioner.embedders.0.open_clip.model    open_clip's ViT-H/14, of which the image tower is wanted
+    first_stage_model.encoder                  the same encoder once more, with quant_conv inside its last layer; what
+                                               ComfyUI saves has this one only
 
 diffusers converts single files of many models, not this one. Names are converted by a table of modules that is built
 from the file's own names; sizes are read from the shapes. What a file does not say is SVD's: heads of 64 channels (80
@@ -19,6 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from utils.cli import UserError, printable
+from utils.tensors import computable, refuse_scales
 
 SINGLE_FILES = "svd.safetensors or svd_xt.safetensors as Stability AI publishes them"
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
@@ -109,7 +112,8 @@ def _is_original(file: Path) -> bool:
 
 
 def read_single_file(file: Path, dtype: torch.dtype | None = None):
-    """The StableVideoDiffusionPipeline in a file, all of it in dtype, by default that in which its U-Net is stored.
+    """The StableVideoDiffusionPipeline in a file, all of it in dtype, by default that in which its U-Net is stored, or
+    float16 where that is a float of 8 bits.
 
     The file is mapped, and weights that keep their precision are not copied. Raises ValueError or RuntimeError that say
     in what it is not Stable Video Diffusion, SafetensorError if it is damaged.
@@ -125,10 +129,13 @@ def read_single_file(file: Path, dtype: torch.dtype | None = None):
             parts = build_parts(names, shapes)
         for part, module in parts.items():
             own = {name: old for name, old in names.items() if name.startswith(f"{part}.")}
-            module.load_state_dict(
-                {name.removeprefix(f"{part}."): _tensor(tensors, old, name) for name, old in own.items()}, assign=True
-            )
-    dtype = dtype or parts["unet"].conv_in.weight.dtype
+            state = {name.removeprefix(f"{part}."): _tensor(tensors, old, name) for name, old in own.items()}
+            if part == "vae" and "quant_conv.weight" not in state:  # the encoder's last layer has taken it in
+                bias = state["encoder.conv_out.bias"]
+                state["quant_conv.weight"] = torch.eye(len(bias))[..., None, None].to(bias.dtype)
+                state["quant_conv.bias"] = torch.zeros(len(bias)).to(bias.dtype)
+            module.load_state_dict(state, assign=True)
+    dtype = dtype or computable(parts["unet"].conv_in.weight.dtype)
     for module in parts.values():
         torch.nn.Module.to(module.eval(), dtype)
     return StableVideoDiffusionPipeline(
@@ -141,7 +148,9 @@ def original_names(shapes: dict[str, tuple[int, ...]]) -> dict[str, str]:
 
     shapes: of all tensors in the file. Raises ValueError that says which parts of SVD are not there.
     """
-    lacking = [part for part, here in PARTS.items() if not any(name.startswith(here) for name in shapes)]
+    refuse_scales(shapes)
+    heads = {part: here.replace(VAE_ENCODER, _vae_encoder(shapes)) for part, here in PARTS.items()}
+    lacking = [part for part, here in heads.items() if not any(name.startswith(here) for name in shapes)]
     if lacking:
         hint = "; a LoRA is for infer_svd.py --lora" if any("lora" in name.lower() for name in shapes) else ""
         raise ValueError(f"it lacks {', '.join(lacking)}{hint}")
@@ -200,7 +209,8 @@ def _unet_table(shapes: dict) -> dict[str, str]:
 
 def _vae_table(shapes: dict) -> dict[str, str]:
     """The same of the VAE: its encoder from the conditioner, its decoder, over time or not, from the first stage."""
-    table = {f"{VAE_ENCODER}.quant_conv": "vae.quant_conv"}
+    encoder = _vae_encoder(shapes)
+    table = {f"{encoder}.quant_conv": "vae.quant_conv"}
     if _decodes_over_time(shapes):
         over_time = _over_time(VAE_RESNET | UNET_RESNET) | {"mix_factor": "time_mixer.mix_factor"}
         table[f"{VAE}.decoder.conv_out.time_mix_conv"] = "vae.decoder.time_conv_out"
@@ -208,7 +218,7 @@ def _vae_table(shapes: dict) -> dict[str, str]:
         over_time = VAE_RESNET
         table[f"{VAE}.post_quant_conv"] = "vae.post_quant_conv"
     for source, tower, way, resnet in (
-        (VAE_ENCODER, "encoder", "down", VAE_RESNET),
+        (encoder, "encoder", "down", VAE_RESNET),
         (VAE, "decoder", "up", over_time),
     ):
         here, there = f"{source}.{tower}", f"vae.{tower}"
@@ -257,6 +267,13 @@ def _over_time(resnet: dict[str, str]) -> dict[str, str]:
 def _count(names, stem: str) -> int:
     """How many different words follow a stem in names."""
     return len({name.removeprefix(f"{stem}.").split(".")[0] for name in names if name.startswith(f"{stem}.")})
+
+
+def _vae_encoder(shapes: dict) -> str:
+    """Where the encoder is: in the conditioner, or if it is not there beside the decoder."""
+    there = any(name.startswith(f"{VAE_ENCODER}.encoder.") for name in shapes)
+    beside = any(name.startswith(f"{VAE}.encoder.") for name in shapes)
+    return VAE if beside and not there else VAE_ENCODER
 
 
 def _decodes_over_time(shapes: dict) -> bool:
