@@ -1,10 +1,12 @@
 """Do videos move as the data does? Runs, samplers, steps and guidance, each evaluated on the same prompts.
 
-    python -m benchmarks.faithful.guidance --runs checkpoints/demo --data_dir demo_video_data --work_dir DIR
+    python -m benchmarks.faithful.guidance --runs checkpoints/demo --work_dir DIR
+    python -m benchmarks.faithful.guidance --runs ... --work_dir DIR --name steps --steps 1 2 4 8 16 25 50
 
 Each line is one evaluate_text2video.py, whose videos stay in the folder; typed again it goes on. Result:
-results/guidance.json: shares of videos that are right (and coherent: strict), misfit of outlines, the ratios of travel,
-change near and far from objects and contrast to those of clips that show the same prompts, distances to the data.
+results/guidance.json, or what --name says: shares of videos that are right (and coherent: strict), misfit of outlines,
+the ratios of travel, change near and far from objects and contrast to those of clips that show the same prompts,
+distances to the data. Of runs that differ by their seeds the means follow, with the lowest and highest.
 """
 
 import argparse
@@ -14,11 +16,14 @@ from pathlib import Path
 
 from utils.cli import Parser, choice, integer, number, run
 
+HOW = ("sampler", "steps", "guidance_scale", "low")
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders of train_text2video.py")
-    parser.add_argument("--data_dir", type=Path, required=True, help="of the demo, which the runs learnt from")
+    parser.add_argument("--data_dir", type=Path, help="demo data; by default of each run that which it learnt from")
+    parser.add_argument("--name", type=choice("guidance", "steps"), default="guidance", help="of the result")
     parser.add_argument("--work_dir", type=Path, required=True, help="the videos stay here")
     parser.add_argument("--num_prompts", type=integer(1, 10_000), default=48, help="per group: seen and held out")
     parser.add_argument(
@@ -43,7 +48,8 @@ def main(args: argparse.Namespace) -> None:
             continue  # there is no guidance to be left out
         folder = args.work_dir / f"{run_dir.name}_{sampler}_{steps}_{scale:g}_{low:g}"
         if not (folder / "evaluation.json").is_file():
-            flags = ["--checkpoint", run_dir, "--data_dir", args.data_dir, "--num_prompts", args.num_prompts]
+            data_dir = args.data_dir or json.loads((run_dir / "args.json").read_text(encoding="utf-8"))["data_dir"]
+            flags = ["--checkpoint", run_dir, "--data_dir", data_dir, "--num_prompts", args.num_prompts]
             flags += ["--sampler", sampler, "--num_inference_steps", steps, "--guidance_scale", scale]
             flags += ["--guidance_interval", low, 1]
             run_script("evaluate_text2video.py", *flags, "--output_dir", folder)
@@ -51,11 +57,13 @@ def main(args: argparse.Namespace) -> None:
         about = {"run": run_dir.name, "sampler": sampler, "steps": steps, "guidance_scale": scale, "low": low}
         rows.append(about | row(found))
         print(line(rows[-1]), flush=True)
-    command = "python -m benchmarks.faithful.guidance --runs DIR ... --data_dir DIR --work_dir DIR"
-    for name in ("num_prompts", "samplers", "steps", "guidance_scales", "lows"):
+    command = "python -m benchmarks.faithful.guidance --runs DIR ... --work_dir DIR"
+    for name in ("name", "num_prompts", "samplers", "steps", "guidance_scales", "lows"):
         values = getattr(args, name)
         command += f" --{name} {' '.join(map(str, values if isinstance(values, list) else [values]))}"
-    print(write_result("guidance", {"command": command, "rows": rows}))
+    summary = means(rows) if len(args.runs) > 1 else []
+    print("\n".join(map(line, summary)))
+    print(write_result(args.name, {"command": command, "rows": rows, "means": summary}))
 
 
 def row(found: dict) -> dict:
@@ -70,10 +78,27 @@ def row(found: dict) -> dict:
     return shares | {"misfit": found["faithful"].get("misfit", {}).get("median")} | ratios | distances
 
 
+def means(rows: list[dict]) -> list[dict]:
+    """Over the runs, of each way to draw: [mean, lowest, highest] of every number."""
+    ways = {}
+    for each in rows:
+        ways.setdefault(tuple(each[key] for key in HOW), []).append(each)
+    summary = []
+    for way, group in ways.items():
+        numbers = [key for key in group[0] if key not in ("run", *HOW)]
+        found = {key: [each[key] for each in group if each[key] is not None] for key in numbers}
+        spread = {key: [sum(some) / len(some), min(some), max(some)] for key, some in found.items() if some}
+        summary.append({"runs": len(group), **dict(zip(HOW, way, strict=True)), **spread})
+    return summary
+
+
 def line(row: dict) -> str:
-    return ", ".join(
-        f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
-    )
+    def shown(value) -> str:
+        if isinstance(value, list):
+            return f"{value[0]:.3g} ({value[1]:.3g} to {value[2]:.3g})"
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    return ", ".join(f"{key} {shown(value)}" for key, value in row.items())
 
 
 if __name__ == "__main__":

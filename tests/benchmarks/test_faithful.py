@@ -40,9 +40,21 @@ def test_the_error_grows_with_the_noise(demo, tmp_path, monkeypatch, capsys):
 
 def test_each_guidance_is_a_line_of_ratios(demo, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measure, "RESULTS", tmp_path)
-    where = ["--runs", str(demo / "run"), "--data_dir", str(demo / "data"), "--work_dir", str(tmp_path / "work")]
+    where = ["--runs", str(demo / "run"), "--work_dir", str(tmp_path / "work")]  # on the data it learnt from
     flags = [*where, "--num_prompts", "12", "--steps", "2", "--guidance_scales", "1", "2"]
     guidance.main(guidance.parse_args(flags))
     rows = json.loads((tmp_path / "guidance.json").read_text())["rows"]
     assert [(row["guidance_scale"], row["low"]) for row in rows] == [(1, 0), (2, 0), (2, 0.6)]
     assert {"all, seen", "strict, held out", "random3d distance", "flow distance"} <= rows[0].keys()
+
+
+def test_of_runs_that_differ_by_their_seeds_there_are_means_with_the_lowest_and_highest():
+    how = {"sampler": "ddim", "steps": 4, "guidance_scale": 1.0}
+    rows = [
+        {"run": run, **how, "low": low, "travel": travel, "misfit": None}
+        for run, low, travel in (("a", 0.0, 1.0), ("b", 0.0, 1.5), ("a", 0.6, 2.0), ("b", 0.6, 4.0))
+    ]
+    found = guidance.means(rows)
+    assert found[0] == {"runs": 2, **how, "low": 0.0, "travel": [1.25, 1.0, 1.5]}
+    assert found[1]["travel"] == [3.0, 2.0, 4.0] and "misfit" not in found[1]
+    assert guidance.line(found[0]).endswith("travel 1.25 (1 to 1.5)")
