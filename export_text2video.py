@@ -78,6 +78,7 @@ def main(args: argparse.Namespace) -> None:
         print(f"note: the pipeline draws from text alone; what the model knows of {', '.join(names)} stays here")
         del model.diffusion.unet.conditions  # without a condition its layers add nothing
     defaults = {name: stored[name] for name in ("num_frames", "height", "width", "guidance_scale")}
+    defaults["guidance_interval"] = stored.get("guidance_interval", [0.0, 1.0])
     defaults["num_inference_steps"] = min(25, model.diffusion.num_timesteps)
 
     needed = tensor_bytes(model.state_dict())

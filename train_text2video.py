@@ -302,6 +302,7 @@ def save_best(run, args: argparse.Namespace, model, autoencoder: dict | None, va
         "height": height,
         "width": width,
         "guidance_scale": args.guidance_scale,
+        "guidance_interval": list(args.guidance_interval),
         "data": seen_as(args),
     }
     packed = pack_model(model.diffusion, model.text_encoder, autoencoder, **about)
@@ -323,6 +324,7 @@ def benchmark_accuracy(args: argparse.Namespace, model) -> dict[str, float]:
         "width": width,
         "num_inference_steps": min(15, model.diffusion.num_timesteps),
         "guidance_scale": args.guidance_scale,
+        "guidance_interval": tuple(args.guidance_interval),
     }
     hard = demo_settings(args.data_dir)["hard"]
     return accuracies(score_groups(judge_model(model, args.evaluate_prompts, hard, 16, settings)))
@@ -354,6 +356,7 @@ def draw_samples(run, args: argparse.Namespace, model, val_set, val_samples) -> 
         width=width,
         num_inference_steps=min(25, model.diffusion.num_timesteps),
         guidance_scale=args.guidance_scale,
+        guidance_interval=tuple(args.guidance_interval),
         conditions=known,
     )
     if model.autoencoder is not None:

@@ -53,6 +53,7 @@ class TextToVideoPipeline(DiffusionPipeline):
         height: int = 64,
         width: int = 64,
         guidance_scale: float = 1.0,
+        guidance_interval: list[float] | tuple[float, float] = (0.0, 1.0),
         num_inference_steps: int = 25,
         sampler: str = "dpmpp_sde",
     ):
@@ -67,6 +68,7 @@ class TextToVideoPipeline(DiffusionPipeline):
             height=height,
             width=width,
             guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval,
             num_inference_steps=num_inference_steps,
             sampler=sampler,
         )
@@ -82,7 +84,7 @@ class TextToVideoPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_rescale: float = 0.0,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guidance_interval: tuple[float, float] | None = None,
         sampler: str | None = None,
         thresholding: str | None = None,
         window_frames: int | None = None,
@@ -117,7 +119,7 @@ class TextToVideoPipeline(DiffusionPipeline):
                 num_inference_steps=num_inference_steps,
                 guidance_scale=self.config.guidance_scale if guidance_scale is None else guidance_scale,
                 guidance_rescale=guidance_rescale,
-                guidance_interval=guidance_interval,
+                guidance_interval=tuple(guidance_interval or self.config.guidance_interval),
                 sampler=sampler or self.config.sampler,
                 thresholding=thresholding,
                 window_frames=window_frames,

@@ -47,6 +47,7 @@ def test_the_frames_are_those_of_generation(kind, data, run_dir, pipelines, tmp_
     elif kind == "latents":
         tiny_autoencoder("PatchAutoencoder").save_pretrained(tmp_path / "vae")
         latents = ["--vae", str(tmp_path / "vae"), "--num_frames", "4", "--frame_size", "32"]
+        latents += ["--guidance_interval", "0.5", "1"]
         train(data, trained, *latents, "--max_train_steps", "2", "--noise_shift", "3", "--zero_terminal_snr")
     else:
         network = ["--network", "motion"] if kind == "motion" else []
@@ -65,6 +66,7 @@ def test_the_frames_are_those_of_generation(kind, data, run_dir, pipelines, tmp_
 
     shutil.rmtree(tmp_path / "vae", ignore_errors=True)  # all of it is in the folder
     pipeline = load(tmp_path / "exported", tmp_path, monkeypatch)
+    assert list(pipeline.config.guidance_interval) == ([0.5, 1] if kind == "latents" else [0, 1])
     frames = pipeline(PROMPTS, generator=generators(), **how).frames
     assert frames.dtype == np.float32 and frames.shape == (2, *drawn[0].shape)
     assert np.abs(np.round(255 * frames) - drawn).max() <= 1  # where a half is rounded

@@ -193,3 +193,20 @@ def test_weights_that_do_not_fit_their_description_are_refused(run_dir, tmp_path
     torch.save(model, tmp_path / "model.pth")
     with pytest.raises(UserError, match="weights do not fit its own description"):
         generate("--checkpoint", tmp_path / "model.pth", "--prompts", "x", "--output_dir", tmp_path / "out")
+
+
+def test_guidance_acts_where_it_did_in_training_unless_told_otherwise(run_dir, tmp_path):
+    model = torch.load(run_dir / "best_model.pth", weights_only=True)
+    videos = {}
+    for name, stored, flags in (
+        ("everywhere", {}, []),
+        ("told", {}, ["--guidance_interval", 0.5, 1]),
+        ("trained", {"guidance_interval": [0.5, 1.0]}, []),
+        ("told otherwise", {"guidance_interval": [0.5, 1.0]}, ["--guidance_interval", 0, 1]),
+    ):
+        file = tmp_path / f"{name}.pth"
+        torch.save({key: value for key, value in model.items() if key != "guidance_interval"} | stored, file)
+        how = ["--prompts", "a red circle", "--num_inference_steps", 4, "--guidance_scale", 5, "--save_frames"]
+        generate("--checkpoint", file, *how, *flags, "--output_dir", tmp_path / name)
+        videos[name] = [path.read_bytes() for path in sorted((tmp_path / name).rglob("*.png"))]
+    assert videos["told"] == videos["trained"] != videos["everywhere"] == videos["told otherwise"]

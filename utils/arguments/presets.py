@@ -97,7 +97,9 @@ def _as_flag(value: object, actions: list[argparse.Action]) -> object:
     action = actions[0]
     if action.nargs == 0 and isinstance(action.const if action.const is not None else True, bool):
         return value if isinstance(value, bool) else Bad(f"got {json.dumps(value, default=str)}, must be true or false")
-    several = action.nargs in ("+", "*")
+    several = action.nargs in ("+", "*") or isinstance(action.nargs, int)
+    if isinstance(action.nargs, int) and not (isinstance(value, list) and len(value) == action.nargs):
+        return Bad(f"got {json.dumps(value, default=str)}, must be a list of {action.nargs}")
     if several != isinstance(value, list):
         return Bad(f"got {json.dumps(value, default=str)}, must be {'a list' if several else 'one value'}")
     converted = [_converted(item, action) for item in (value if several else [value])]

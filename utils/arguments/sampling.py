@@ -14,6 +14,24 @@ def add_text_args(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--seed", type=integer(0, 2**63 - 2**32), default=0, help="video i is drawn with seed + i")
 
 
+def add_interval_arg(group: argparse._ArgumentGroup, default: list[float] | None, remark: str) -> None:
+    group.add_argument(
+        "--guidance_interval",
+        type=number(0, 1),
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        default=default,
+        help="where guidance acts, as shares of the timesteps from the clip (0) to noise (1); 0.6 1 decides what is "
+        f"shown, and leaves contrast and motion alone; {remark}",
+    )
+
+
+def check_interval(interval: list[float] | None) -> Iterator[str]:
+    """What is wrong with --guidance_interval."""
+    if interval is not None and not interval[0] < interval[1]:
+        yield f"--guidance_interval: got {interval[0]:g} {interval[1]:g}, must rise"
+
+
 def add_sampling_args(parser: Parser) -> None:
     parser.checks.append(check_sampling_args)
     group = parser.add_argument_group("how")
@@ -26,15 +44,7 @@ def add_sampling_args(parser: Parser) -> None:
     group.add_argument("--num_inference_steps", type=integer(1, 100_000), help="default: 25, or 1000 for ddpm")
     group.add_argument("--guidance_scale", type=number(0), help="1 is none; default: the one of the training")
     group.add_argument("--guidance_rescale", type=number(0, 1), default=0.0, help="against overexposure, 0.7 is usual")
-    group.add_argument(
-        "--guidance_interval",
-        type=number(0, 1),
-        nargs=2,
-        metavar=("LOW", "HIGH"),
-        default=[0.0, 1.0],
-        help="where guidance acts, as shares of the timesteps from the clip (0) to noise (1); 0.6 1 decides what is "
-        "shown, and leaves contrast and motion alone",
-    )
+    add_interval_arg(group, None, "default: the one of the training")
     group.add_argument(
         "--thresholding",
         type=choice("static", "dynamic", "none"),
@@ -67,9 +77,7 @@ def add_sampling_args(parser: Parser) -> None:
 
 def check_sampling_args(args: argparse.Namespace) -> Iterator[str]:
     """What is wrong with the flags of add_sampling_args together, a line each."""
-    low, high = args.guidance_interval
-    if not low < high:
-        yield f"--guidance_interval: got {low:g} {high:g}, must rise"
+    yield from check_interval(args.guidance_interval)
 
 
 def add_output_args(parser: argparse.ArgumentParser, folder: str, visualize: bool = False) -> None:

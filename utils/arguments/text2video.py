@@ -6,6 +6,7 @@ from pathlib import Path
 
 from utils.arguments.buckets import as_bucket
 from utils.arguments.data import size_multiple
+from utils.arguments.sampling import add_interval_arg, check_interval
 from utils.cli import choice, either, integer, number
 
 
@@ -202,6 +203,7 @@ def add_model_args(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--guidance_scale", type=number(0), default=4.0, help="of the samples, and the default for generation"
     )
+    add_interval_arg(group, [0.0, 1.0], "of the samples, and the default for generation")
 
 
 def _is_unet_alone(name: str | None) -> bool:
@@ -211,6 +213,7 @@ def _is_unet_alone(name: str | None) -> bool:
 
 def check_model_args(args: argparse.Namespace) -> Iterator[str]:
     """What is wrong with the flags of add_model_args (and with sizes of frames for this network), a line each."""
+    yield from check_interval(args.guidance_interval)
     levels, multiple = len(args.channel_mult), size_multiple(args) if args.vae == "none" else 1
     sides = [(f"--{name}", getattr(args, name)) for name in ("frame_size", "height", "width") if getattr(args, name)]
     if args.height and args.width:

@@ -92,6 +92,7 @@ class Generator:
         if self.num_inference_steps > num_timesteps:
             raise UserError(f"--num_inference_steps: got {self.num_inference_steps}, must be at most {num_timesteps}")
         guidance_scale = model["guidance_scale"] if args.guidance_scale is None else args.guidance_scale
+        interval = list(args.guidance_interval or model.get("guidance_interval", (0.0, 1.0)))
         self.settings = {  # all that decides the pixels of a video, besides prompt and seed
             "checkpoint_sha256": opened.sha256,
             "negative_prompt": args.negative_prompt,
@@ -105,7 +106,7 @@ class Generator:
             "guidance_rescale": args.guidance_rescale,
             "thresholding": thresholding,
             "precision": precision,
-            **({"guidance_interval": args.guidance_interval} if args.guidance_interval != [0.0, 1.0] else {}),
+            **({"guidance_interval": interval} if interval != [0.0, 1.0] else {}),
             **self.windows,
             **({"condition_scales": self.scales} if self.scales else {}),
             **({"chain_overlap": self.chain["window_overlap"]} if self.chain else {}),
@@ -254,7 +255,7 @@ class Generator:
             num_inference_steps=self.num_inference_steps,
             guidance_scale=self.settings["guidance_scale"],
             guidance_rescale=self.args.guidance_rescale,
-            guidance_interval=tuple(self.args.guidance_interval),
+            guidance_interval=tuple(self.settings.get("guidance_interval", (0.0, 1.0))),
             thresholding=self.settings["thresholding"],
             on_step=self.stepped,
         )

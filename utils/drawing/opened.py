@@ -10,7 +10,7 @@ from utils.pretrained.autoencoder import unpack_autoencoder
 from utils.runs.checkpoint import sha256
 from utils.runs.model_file import load_model, unpack_model
 
-SAID = ("num_frames", "height", "width", "guidance_scale", "data", "step")
+SAID = ("num_frames", "height", "width", "guidance_scale", "guidance_interval", "data", "step")
 
 
 @dataclass(frozen=True)
