@@ -23,7 +23,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders of train_text2video.py")
     parser.add_argument("--data_dir", type=Path, help="demo data; by default of each run that which it learnt from")
-    parser.add_argument("--name", type=choice("guidance", "steps"), default="guidance", help="of the result")
+    parser.add_argument("--name", type=choice("guidance", "steps", "patches"), default="guidance", help="of the result")
     parser.add_argument("--work_dir", type=Path, required=True, help="the videos stay here")
     parser.add_argument("--num_prompts", type=integer(1, 10_000), default=48, help="per group: seen and held out")
     parser.add_argument(
