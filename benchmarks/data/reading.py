@@ -77,7 +77,7 @@ def compared(path: Path, windows: int, repeats: int) -> dict:
     from utils.decoding.probe import probe_video
     from utils.decoding.read import iter_frames
 
-    info = probe_video(path)
+    info = probe_video(path, decode=False)  # as training knows it
     starts = np.random.default_rng(0).integers(0, info.frames - WINDOW, windows).tolist()
     sides: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
         "frames": (lambda: opencv(path, 0, info.frames), lambda: list(map(len, iter_frames(info, range(info.frames))))),

@@ -1,5 +1,7 @@
 """Damaged files: what is lost, what leans on it and so is no picture, and where the gaps are."""
 
+from contextlib import suppress
+
 import av
 import numpy as np
 import pytest
@@ -77,3 +79,26 @@ def test_a_picture_that_stands_alone_is_left_out_if_any_of_it_is_lost(tmp_path, 
     whole = read_all(path)[1]
     info, frames = read_all(half_lost(path, 5))
     assert info.frames == 11 and info.gaps == (5,) and np.array_equal(frames, np.delete(whole, 5, 0))
+
+
+def test_a_picture_that_damage_has_made_look_unneeded_is_not_skipped(tmp_path):
+    """What leans on it would be shown as if it were whole: of a file that was only counted nothing is skipped."""
+    whole = encode(
+        tmp_path / "a.mp4", moving_clip(90), options={"g": "90", "bf": "2", "x264-params": "scenecut=0"}
+    ).read_bytes()
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        packets = [(packet.pos, bytes(packet)) for packet in container.demux(video=0) if packet.size]
+    changed, skipped = tmp_path / "b.mp4", 0
+    for pos, data in packets[8:40]:
+        if data[4] >> 5 & 3 == 0:  # nal_ref_idc: nothing leans on it
+            continue
+        damaged = bytearray(whole)
+        damaged[pos + 4] &= 0b10011111
+        changed.write_bytes(damaged)
+        counted, decoded = probe_video(changed, decode=False), probe_video(changed)
+        assert not counted.verified
+        known = {frame.tobytes() for frame in read_frames(decoded, range(decoded.frames))}
+        skipped += 1
+        with suppress(VideoError):
+            assert all(frame.tobytes() in known for frame in read_frames(counted, range(70, 74)))
+    assert skipped > 5

@@ -128,7 +128,7 @@ def _by_time(info: VideoInfo, first: int) -> Iterator[Numbered]:
                 yield from _vouched(frames, source)
                 return
     with closing(_source(info)) as source:
-        source.wanted_from = _ticks_before(first, info, source)
+        source.wanted_from = _ticks_before(first, info, source) if info.verified else None
         frames = (frame for packet in source.packets() for frame in _decoded(source, packet))
         yield from _vouched(((_index_of(frame.pts * source.time_base, info), frame) for frame in frames), source)
 
@@ -150,7 +150,8 @@ def _sought(source: Source, info: VideoInfo, first: int) -> Iterator[Numbered] |
     What is shown before the key frame but sent after it (open groups of pictures) lacks what it leans on, and is left
     out: then the key frame before that one is tried.
     """
-    ticks = source.wanted_from = _ticks_before(first, info, source)
+    ticks = _ticks_before(first, info, source)
+    source.wanted_from = ticks if info.verified else None
     for _ in range(MOST_SEEKS):
         source.seek(ticks)
         packets = source.packets()

@@ -81,7 +81,8 @@ class Source:
 
     stream: its number, if it is known. section: where the file lies in another one. threads: of the decoder; 0 means
     as many as there are cores for. counting: only packets are wanted, and at most the first frame: opens faster.
-    `failed`: whether a packet could not be read. `wanted_from`: a time stamp before which nobody needs to see a frame.
+    `failed`: whether a packet could not be read. `wanted_from`: a time stamp before which nobody needs to see a frame,
+    of a file that is known to be whole: a packet that damage has made look as if nothing leaned on it would be skipped.
     Raises VideoError with the reason if the file cannot be opened.
     """
 
