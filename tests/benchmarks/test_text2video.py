@@ -204,11 +204,18 @@ def test_the_demo_in_latents_is_measured_beside_pixels_and_goes_on(tmp_path, mon
     args = demo256.parse_args([*flags, "--autoencoder_steps", "2", "--steps", "14"])
     demo256.main(args)
     runs = json.loads((tmp_path / "demo256.json").read_text())["runs"]
-    assert [found["step"] for found in runs.values()] == [14, 1, 5]  # as many multiplications
+    spent = [found["step"] * cost for found, cost in zip(runs.values(), costs_of_a_step(demo256), strict=True)]
+    assert runs["latents, seed 3"]["step"] == 14 and spent == pytest.approx([spent[0]] * 3, rel=0.5)  # whole steps
     assert set(runs["latents, seed 3"]["seconds"]) == {"data", "autoencoder", "latents", "latents, judged"}
     monkeypatch.setattr(time_to_prompt, "run_script", None)
     demo256.main(args)  # nothing is run again
     assert json.loads((tmp_path / "demo256.json").read_text())["runs"] == runs
+
+
+def costs_of_a_step(demo256):
+    in_pixels = ["--preset", "demo", "--num_frames", 16, "--frame_size", 64, "--patch_size"]
+    pixels = [demo256.flops([*in_pixels, patch], 3, (16, 64, 64)) for patch in demo256.PATCHES]
+    return [demo256.flops(["--preset", "demo256"], 16, (4, 16, 16)), *pixels]
 
 
 def test_sampling_weighs_time_against_accuracy(tmp_path, monkeypatch, capsys):
