@@ -276,11 +276,11 @@ def animate(
     """The video of one image, and what belongs to it; each file appears whole under its name or not at all."""
     from utils.decoding.images import what_is_lost
     from utils.files import write_text
+    from utils.motion.score import MOTION_MEASURE, motion_meter
     from utils.runs.out_of_memory import explain_out_of_memory
     from utils.video.contact_sheet import contact_sheet
     from utils.video.encode import write_frames, write_gif, write_image, write_video
     from utils.video.frames import resize_frames
-    from utils.video.motion import MOTION_MEASURE, motion_meter
 
     width, height = settings["width"], settings["height"]
     picture = read_picture(image)

@@ -144,12 +144,12 @@ def main(args: argparse.Namespace) -> None:
     from models.svd.objective import draw_sigmas, svd_loss
     from models.svd.steering import add_steering
     from utils.frame_folders.frame_clips import clip_digests, find_frame_folders
+    from utils.motion.score import MOTION_MEASURE
     from utils.runs.checkpoint import whole
     from utils.svd.export import export
     from utils.svd.pipeline import load_pipeline, pipeline_bytes
     from utils.svd.vectors import given_vectors, make_vectors
     from utils.training.training_run import TrainingRun
-    from utils.video.motion import MOTION_MEASURE
 
     run = TrainingRun(args, "svd", FREE, REMEDIES)
     device = run.device
@@ -358,8 +358,8 @@ def draw_samples(run, args: argparse.Namespace, pipeline, unet, val_set) -> None
     import torch
     from PIL import Image
 
+    from utils.motion.score import MOTION_MEASURE, motion_score
     from utils.video.frames import to_uint8
-    from utils.video.motion import MOTION_MEASURE, motion_score
 
     pipeline.unet = unet
     pipeline.image_encoder.to(run.device)

@@ -23,8 +23,8 @@ import numpy as np
 
 from benchmarks.data.motion_scenes import Scene, grid, held_out, mean_radius, pan, still_scenes, tuning
 from utils.cli import Parser, run
-from utils.video.motion import FAR_SECONDS, NEAR_SECONDS, MotionMeter
-from utils.video.moving_parts import large_parts
+from utils.motion.parts import large_parts
+from utils.motion.score import FAR_SECONDS, NEAR_SECONDS, MotionMeter
 
 WITHIN = 1.5
 DRAWN = {"tuning": tuning, "held_out": held_out}

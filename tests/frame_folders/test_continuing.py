@@ -16,7 +16,7 @@ from tests.clips import encode, panning_clip
 from tests.frame_folders.preparing import TREE, contents, prepare
 from utils.cli import UserError
 from utils.frame_folders import clip_writer
-from utils.video.motion import MOTION_MEASURE
+from utils.motion.score import MOTION_MEASURE
 
 
 def test_a_second_run_changes_nothing(videos, tmp_path, monkeypatch):

@@ -17,9 +17,9 @@ from utils.decoding.read import read_frames
 from utils.decoding.video_info import VideoInfo
 from utils.frame_folders import clip_writer
 from utils.frame_folders.clip_writer import find_cut
+from utils.motion.score import MOTION_MEASURE, motion_score
 from utils.video.encode import write_video
 from utils.video.frame_windows import sample_segment
-from utils.video.motion import MOTION_MEASURE, motion_score
 
 
 def test_every_video_becomes_a_numbered_folder_of_exactly_its_frames(videos, whole):

@@ -11,7 +11,7 @@ from PIL import Image
 from tests.svd.running import FRAMES
 from utils.cli import UserError
 from utils.frame_folders.frame_clips import FrameClips, find_frame_folders
-from utils.video.motion import MOTION_MEASURE
+from utils.motion.score import MOTION_MEASURE
 
 
 def test_every_window_can_be_drawn_and_holds_consecutive_frames(dataset):

@@ -13,7 +13,7 @@ from tests.svd.running import FRAMES, infer
 from utils.cli import UserError
 from utils.decoding.images import read_image
 from utils.decoding.probe import probe_video
-from utils.video.motion import MOTION_MEASURE
+from utils.motion.score import MOTION_MEASURE
 
 
 def test_a_seed_is_a_video_and_a_second_call_does_nothing(run_dir, picture, tmp_path):

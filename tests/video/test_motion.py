@@ -9,7 +9,7 @@ from tests.clips import encode, panning_clip
 from utils.decoding.probe import probe_video
 from utils.decoding.read import read_frames
 from utils.evaluation.motion_statistics import compare_motion, motion_statistics
-from utils.video.motion import (
+from utils.motion.score import (
     DIRECTIONS,
     SPEED_EDGES,
     flow_histogram,

@@ -85,8 +85,8 @@ def _count(folder: Path) -> int:
 def clip_content(info: "VideoInfo") -> tuple[bool, str]:
     """(whether nothing moves, hash of the content), from 8 frames over the clip."""
     from utils.decoding.read import read_frames
+    from utils.motion.score import is_static
     from utils.video.frames import resize_frames
-    from utils.video.motion import is_static
 
     try:
         frames = read_frames(info, np.linspace(0, info.frames - 1, min(8, info.frames)).round())

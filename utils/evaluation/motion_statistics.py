@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.metrics.distances import Distance, difference, mean_interval, median_interval, share_interval
-from utils.video.motion import motion_meter
+from utils.motion.score import motion_meter
 
 
 @dataclass(frozen=True)
 class MotionStatistics:
-    """One number per clip: `scores`, motion in short sides per second (see utils/video/motion.py), `static`, whether
+    """One number per clip: `scores`, motion in short sides per second (see utils/motion/score.py), `static`, whether
     nothing changes beyond noise, and `frame_differences`, mean absolute difference of successive frames in levels of
     255; the latter sees flicker too and depends on the rate."""
 

@@ -15,8 +15,8 @@ from models.metrics.distances import Distance, frechet_distance
 from models.metrics.video_features import CLIPFeatures, I3DFeatures, Random3DFeatures, VAEFeatures, as_video
 from models.text_encoder import check_tokenizer
 from utils.cli import UserError, printable
+from utils.motion.score import flow_histogram
 from utils.pretrained.hub import load_whole
-from utils.video.motion import flow_histogram
 
 FEATURES = ("random3d", "flow", "clip", "vae")
 CLIP_FILES = "config.json, model.safetensors and the tokenizer of a CLIP model such as openai/clip-vit-base-patch32"

@@ -18,10 +18,10 @@ from utils.decoding.fields import Combs
 from utils.decoding.probe import probe_video, unmarked_fields
 from utils.decoding.read import iter_frames
 from utils.decoding.video_info import VideoError, VideoInfo
+from utils.motion.score import MOTION_MEASURE, MotionMeter, small_grey
 from utils.video.encode import write_image
 from utils.video.frame_windows import sample_segment, too_short
 from utils.video.frames import resize_frames
-from utils.video.motion import MOTION_MEASURE, MotionMeter, small_grey
 
 BLACK_LEVEL = 32  # a clip is black if no pixel of its small grey frames reaches it
 CUT_LEVELS, CUT_RATIO = 20, 4  # a cut changes the small grey frame by so many levels, and so much more than before

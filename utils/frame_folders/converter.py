@@ -137,7 +137,7 @@ class FrameFolders:
     def unfinished(self, numbers: Iterable[int]) -> list[int]:
         """Those of the videos that are to be converted: new, changed, incomplete, unreadable the last time, or measured
         by an older measure of motion."""
-        from utils.video.motion import MOTION_MEASURE
+        from utils.motion.score import MOTION_MEASURE
 
         records = self.records()
         clips = manifest_rows(records, self.settings["keep"])
@@ -189,7 +189,7 @@ def manifest_rows(
     captions: dict[str, tuple[str, ...]] | None = None,
 ) -> dict[str, dict]:
     """{clip: manifest row} in order of number; a row without "folder" says under "rejected" why there is none."""
-    from utils.video.motion import to_buckets
+    from utils.motion.score import to_buckets
 
     rows, first = {}, {}
     for number in sorted(records):

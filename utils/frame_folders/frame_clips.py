@@ -23,8 +23,8 @@ from utils.data.readable import ReadableClips, UnreadableClip
 from utils.decoding.images import IMAGE_SUFFIXES, read_image
 from utils.decoding.video_info import STILLS, VideoInfo
 from utils.files import natural_key
+from utils.motion.score import MOTION_MEASURE, motion_score, to_buckets
 from utils.video.frames import resize_frames
-from utils.video.motion import MOTION_MEASURE, motion_score, to_buckets
 
 NO_CLIPS = ("depth", "edges", "flow")  # folders of conditions beside those of clips
 MAX_SCORED_FRAMES = 64
@@ -32,7 +32,7 @@ MAX_SCORED_FRAMES = 64
 
 @dataclass(frozen=True)
 class FrameFolder:
-    """A clip on disk. motion_score: short sides per second, by the measure of this number (utils/video/motion.py);
+    """A clip on disk. motion_score: short sides per second, by the measure of this number (utils/motion/score.py);
     motion_bucket_id: 1 to 255."""
 
     folder: Path
@@ -58,7 +58,7 @@ def find_frame_folders(
 ) -> tuple[list[FrameFolder], dict[str, list[str]]]:
     """The clips of a dataset that are long enough, in natural order, and {reason: names of the others}.
 
-    fps: the rate of clips that no manifest describes. motion: how scores become buckets, see utils/video/motion.py;
+    fps: the rate of clips that no manifest describes. motion: how scores become buckets, see utils/motion/score.py;
     None takes the manifest's where it knows all clips, else "quantile". One clip alone has no distribution and gets
     SVD's default of 127. Scores in a manifest are believed, even of an older measure, but never mixed: beside others,
     those of an older measure are measured again. Raises UserError if there is no clip, or none long enough.

@@ -10,10 +10,10 @@ from models.svd.memory import cast
 from models.svd.steering import split_steering
 from utils.cli import UserError, printable, without_secrets
 from utils.files import write_text
+from utils.motion.score import MOTION_MEASURE
 from utils.svd.pipeline import load_pipeline, save_pipeline
 from utils.svd.vectors import save_vectors
 from utils.svd.weights import apply_trained, save_adapters, save_trained
-from utils.video.motion import MOTION_MEASURE
 
 
 def export(

@@ -1,7 +1,7 @@
 """Where a clip moves, and how far: with the camera, or part by part before a still one.
 
 A camera that moves changes nearly all of the picture, as dense flow explains: DIS (Kroeger et al. 2016,
-arXiv:1603.03590). Before a still camera objects are followed by where the picture changes (see moving_objects.py), and
+arXiv:1603.03590). Before a still camera objects are followed by where the picture changes (see objects.py), and
 flow tells how far the rest moves where it explains the change.
 """
 
@@ -11,7 +11,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from utils.video.moving_objects import (
+from utils.motion.objects import (
     CHANGE,
     LEAST_CHANGE,
     MOST_NOISE,

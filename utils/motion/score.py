@@ -1,7 +1,7 @@
 """How much moves in a clip, and where that lies on Stable Video Diffusion's scale of motion buckets.
 
 SVD (Blattmann et al. 2023, appendix) scores a clip by dense optical flow (Farneback 2003) at 2 frames/s on small frames
-and averages its length over space and time. So does this, but a still background stays out of it (see moving_parts.py):
+and averages its length over space and time. So does this, but a still background stays out of it (see parts.py):
 one object before a still camera scores its share of the picture times its speed. How the scores became
 `motion_bucket_id` (1 to 255, 127 by default) was never published; `to_buckets` offers three ways.
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from utils.video.moving_parts import changes, window_flows
+from utils.motion.parts import changes, window_flows
 
 MOTION_MEASURE = 2  # scores of different measures do not compare; 1, before it was noted, was Farneback's flow alone
 SHORT_SIDE = 128  # px; an object of a twelfth of the picture has 10
