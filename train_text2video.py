@@ -109,6 +109,8 @@ def main(args: argparse.Namespace) -> None:
         return
 
     from models.diffusion.captioned import CaptionedDiffusion
+    from utils.drawing.training_samples import draw_samples
+    from utils.evaluation.benchmark import benchmark_accuracy
     from utils.latents.latent_clips import as_clips
     from utils.pretrained.autoencoder import pack_autoencoder
     from utils.runs.conditions import given_of, make_conditions
@@ -196,6 +198,7 @@ def main(args: argparse.Namespace) -> None:
         weights,
     )
     run.state.setdefault("best_val_loss", None)
+    how = {"guidance_scale": args.guidance_scale, "guidance_interval": tuple(args.guidance_interval)}
 
     def validate() -> None:
         with run.averaged(), accelerator.autocast():
@@ -220,10 +223,22 @@ def main(args: argparse.Namespace) -> None:
                 validate()
             if run.due("sample"):
                 with run.averaged(), accelerator.autocast():
-                    draw_samples(run, args, model, val_set, val_samples)
+                    draw_samples(
+                        run,
+                        args,
+                        model,
+                        val_set,
+                        val_samples,
+                        args.validation_prompts,
+                        how | {"num_inference_steps": min(25, model.diffusion.num_timesteps)},
+                    )
             if args.evaluate_every and run.due("evaluate"):
                 with run.averaged(), accelerator.autocast():
-                    run.log(benchmark_accuracy(args, model))
+                    run.log(
+                        benchmark_accuracy(
+                            args, model, how | {"num_inference_steps": min(15, model.diffusion.num_timesteps)}
+                        )
+                    )
 
     if run.main_process:
         best = f"{run.run_dir / 'best_model.pth'} (validation loss {run.state['best_val_loss']:.4f})"
@@ -251,6 +266,7 @@ def validation_loss(model, val_set, batch_size: int, seed: int, max_clips: int =
     from torch.utils.data import default_collate
 
     from utils.latents.latent_clips import as_clips
+    from utils.runs.conditions import fixed_conditions
 
     diffusion = model.diffusion
     device = diffusion.alphas_cumprod.device
@@ -275,19 +291,6 @@ def validation_loss(model, val_set, batch_size: int, seed: int, max_clips: int =
     return total / (rounds * count)
 
 
-def fixed_conditions(samples: dict, model, seed: int) -> dict:
-    """What is known of samples, with the same tasks every time."""
-    import torch
-
-    from models.conditions import settings_of
-    from utils.runs.conditions import given_of
-
-    diffusion = model.diffusion
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        return given_of(samples, settings_of(diffusion.unet), model.autoencoder, diffusion.alphas_cumprod.device)
-
-
 def save_best(run, args: argparse.Namespace, model, autoencoder: dict | None, val_loss: float) -> None:
     """best_model.pth. All processes gather the weights, the main process writes them."""
     from models.adapters.low_rank import low_rank_of
@@ -310,68 +313,6 @@ def save_best(run, args: argparse.Namespace, model, autoencoder: dict | None, va
     if run.main_process:
         save_model(run.run_dir / "best_model.pth", packed)
         save_adapters(run.run_dir, packed, low_rank)
-
-
-def benchmark_accuracy(args: argparse.Namespace, model) -> dict[str, float]:
-    """Shares of the demo benchmark's videos that show what their prompts say, as evaluate_text2video.py judges them."""
-    from utils.evaluation.benchmark import accuracies, demo_settings, judge_model
-    from utils.evaluation.scores import score_groups
-
-    height, width = frame_shape(args)
-    settings = {
-        "num_frames": args.num_frames,
-        "height": height,
-        "width": width,
-        "num_inference_steps": min(15, model.diffusion.num_timesteps),
-        "guidance_scale": args.guidance_scale,
-        "guidance_interval": tuple(args.guidance_interval),
-    }
-    hard = demo_settings(args.data_dir)["hard"]
-    return accuracies(score_groups(judge_model(model, args.evaluate_prompts, hard, 16, settings)))
-
-
-def draw_samples(run, args: argparse.Namespace, model, val_set, val_samples) -> None:
-    """Videos of fixed prompts and fixed seeds in samples/step_<step>/, with a contact sheet; of validation clips with
-    what is known of them, where that is learnt.
-
-    Their motion (mean absolute change from frame to frame, of 255) is logged next to that of the data: a model that
-    has turned static shows at once.
-    """
-    import numpy as np
-    from torch.utils.data import default_collate
-
-    from models.conditions import settings_of
-    from utils.video.frames import to_uint8
-
-    prompts, known = args.validation_prompts or list(dict.fromkeys(val_set.captions()))[:4], {}
-    if settings_of(model.diffusion.unet).names and not args.validation_prompts and args.buckets is None:
-        clips = default_collate([val_samples[i] for i in range(min(len(val_samples), 4))])
-        prompts, known = clips["text"], fixed_conditions(clips, model, args.seed)
-    height, width = frame_shape(args)
-    videos = model.sample(
-        prompts,
-        seeds=range(len(prompts)),
-        num_frames=args.num_frames,
-        height=height,
-        width=width,
-        num_inference_steps=min(25, model.diffusion.num_timesteps),
-        guidance_scale=args.guidance_scale,
-        guidance_interval=tuple(args.guidance_interval),
-        conditions=known,
-    )
-    if model.autoencoder is not None:
-        model.autoencoder.unload()
-    if not run.main_process:
-        return
-    clips = [to_uint8(video) for video in videos]
-    run.log_samples(clips, prompts, [args.target_fps or 8] * len(clips))
-    real = [to_uint8(val_set[i]["video"]) for i in range(min(len(val_set), 16))]
-    motion, of_data = (
-        [np.abs(np.diff(clip.astype(np.int16), axis=0)).mean() for clip in group if len(clip) > 1]
-        for group in (clips, real)
-    )
-    if of_data:  # and not pictures alone
-        run.log({"samples/motion": float(np.mean(motion)), "samples/motion_of_data": float(np.mean(of_data))})
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Its folder says so (dataset.json), and utils/evaluation/judge.py tells by classi
 shows what its prompt says.
 """
 
+import argparse
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,9 +13,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from models.metrics.distances import share_interval
+from utils.arguments.data import frame_shape
 from utils.demo_data import shapes
 from utils.evaluation.judge import Verdict, judge, wanted
 from utils.evaluation.samples import Sample
+from utils.evaluation.scores import score_groups
 
 GROUPS = {"seen": False, "held out": True}  # combinations that training clips show, and that none shows
 
@@ -126,6 +129,14 @@ def judge_model(model, num_prompts: int, hard: bool, batch_size: int, settings: 
                 (wanted(prompt), judge(to_uint8(video))) for prompt, video in zip(batch, videos, strict=True)
             )
     return rows
+
+
+def benchmark_accuracy(args: argparse.Namespace, model, how: dict) -> dict[str, float]:
+    """The same of a training's model as metrics, on the data of its args. how: the other settings of sampling."""
+    height, width = frame_shape(args)
+    shape = {"num_frames": args.num_frames, "height": height, "width": width}
+    hard = demo_settings(args.data_dir)["hard"]
+    return accuracies(score_groups(judge_model(model, args.evaluate_prompts, hard, 16, shape | how)))
 
 
 def accuracies(groups: dict[str, dict]) -> dict[str, float]:

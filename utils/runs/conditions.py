@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from models.autoencoder import VideoAutoencoder
-from models.conditions import KNOWN, ConditionSettings
+from models.conditions import KNOWN, ConditionSettings, settings_of
+from models.diffusion.captioned import CaptionedDiffusion
 from models.diffusion.known import known_places, map_places, vector_steps
 from models.diffusion.tasks import draw_tasks
 from utils.arguments.conditions import folders_of, pairs
@@ -78,6 +79,14 @@ def given_of(
             steps = _steps(autoencoder, value.shape[1])
             given[name] = vector_steps(value, present, settings.vectors[name], settings, steps)
     return given
+
+
+def fixed_conditions(samples: dict, model: CaptionedDiffusion, seed: int) -> dict[str, Tensor]:
+    """What a model is given of samples, with the same tasks every time."""
+    diffusion = model.diffusion
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        return given_of(samples, settings_of(diffusion.unet), model.autoencoder, diffusion.alphas_cumprod.device)
 
 
 def _holes(batch: dict, device: torch.device) -> Tensor:

@@ -109,7 +109,7 @@ class Drawing:
         generator, task = self.generator, self.task
         chosen = [self.truths[n] for n in numbers]
         prompts = [task.asks(truth) if task.asks else truth.prompt for truth in chosen]
-        how = {"sampler": generator.args.sampler, "guidance_scale": generator.settings["guidance_scale"]}
+        how = {"sampler": generator.settings["sampler"], "guidance_scale": generator.settings["guidance_scale"]}
         how |= {"num_inference_steps": generator.num_inference_steps}
         how |= {"thresholding": generator.settings["thresholding"]}
         if self.way == "conditioned":
