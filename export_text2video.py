@@ -79,7 +79,8 @@ def main(args: argparse.Namespace) -> None:
         del model.diffusion.unet.conditions  # without a condition its layers add nothing
     defaults = {name: stored[name] for name in ("num_frames", "height", "width", "guidance_scale")}
     defaults["guidance_interval"] = stored.get("guidance_interval", [0.0, 1.0])
-    defaults["num_inference_steps"] = min(25, model.diffusion.num_timesteps)
+    defaults["num_inference_steps"] = stored.get("num_inference_steps", min(25, model.diffusion.num_timesteps))
+    defaults["sampler"] = stored.get("sampler", "dpmpp_sde")
 
     needed = tensor_bytes(model.state_dict())
     with whole_folder(args.output_dir, needed) as folder:

@@ -37,6 +37,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_sampling_args(parser)
 
     add_output_args(parser, "generated_videos")
+    group = parser.add_argument_group("real time")
+    group.add_argument(
+        "--stream",
+        metavar="WHERE",
+        help="one video, shown while it is made: a .mp4 or .y4m file, or - for standard output (| ffplay -); without "
+        "--num_frames it has no end, Ctrl-C stops it",
+    )
     parser.checks.append(check_args)
     return parser.parse_args(argv)
 
@@ -54,6 +61,28 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
             yield f"--prompts_file: there is no file {path}"
     yield from check_given_args(args)
     yield from output_problems(args.output_dir)
+    if args.stream is not None:
+        yield from check_stream(args)
+
+
+def check_stream(args: argparse.Namespace) -> Iterator[str]:
+    where = Path(args.stream)
+    if args.stream == "-":
+        if sys.stdout.isatty():
+            yield "--stream: - sends video to standard output, which is a terminal; add `| ffplay -`, or name a file"
+    elif where.suffix not in (".mp4", ".y4m"):
+        yield f"--stream: got {args.stream}, must end in .mp4 or .y4m, or be -"
+    elif not where.parent.is_dir():
+        yield f"--stream: there is no folder {where.parent}"
+    if len(args.prompts) != 1 or args.prompts_file:
+        yield "--stream: draws one video; give one prompt with --prompts"
+    for flag in ("window_frames", "save_gif", "save_frames", "visualize"):
+        if getattr(args, flag):
+            yield f"--{flag}: is not for --stream; leave one of them out"
+    if args.num_frames is None:
+        for flag in ("last_frame", "known_frames", "depth", "maps", "vectors", "audio", "condition_scale"):
+            if getattr(args, flag):
+                yield f"--{flag}: is for a video that ends; give --num_frames with --stream"
 
 
 def main(args: argparse.Namespace) -> None:
@@ -68,6 +97,9 @@ def main(args: argparse.Namespace) -> None:
     processes = PartialState(cpu=args.device == "cpu" or not torch.accelerator.is_available())
     generator = Generator(args, args.checkpoint, processes.device)
     jobs = generator.plan(groups, known=generator.known_of(args))
+    if args.stream is not None:
+        stream(args, generator, jobs[0], processes.num_processes)
+        return
     share = jobs[processes.process_index :: processes.num_processes]
     generator.draw_missing(share, args.overwrite, show_bar=processes.is_main_process)
     processes.wait_for_everyone()
@@ -76,6 +108,17 @@ def main(args: argparse.Namespace) -> None:
         print(f"{len(jobs)} videos in {args.output_dir}, shown by {page}")
     if processes.num_processes > 1:
         processes.destroy_process_group()
+
+
+def stream(args: argparse.Namespace, generator: Generator, job, num_processes: int) -> None:
+    from utils.drawing.streaming import stream_video
+
+    if num_processes > 1:
+        raise UserError("--stream: draws one video; start it in one process")
+    made = stream_video(generator, job, args.stream, endless=args.num_frames is None)
+    said = f"{made['frames']} frames, the first after {made['first_frame_seconds']:.2f} s; {made['real_time']:.2f} x "
+    said += f"real time: {made['frames_per_second']:.2f} frames/s made, {args.fps:g} shown"
+    print(said, file=sys.stderr)  # standard output may be the video
 
 
 def read_prompts(args: argparse.Namespace) -> dict[str, list[str]]:

@@ -168,6 +168,11 @@ def stacked(branches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([branch[name] for branch in branches]) for name in branches[0]}
 
 
+def steps_of(given: Tensor) -> int:
+    """In time, of what is given."""
+    return given.shape[1 if given.dim() == 3 else 2]
+
+
 def some_steps(given: dict[str, Tensor], place: slice) -> dict[str, Tensor]:
     """What is given of these steps in time."""
     return {name: x[:, place] if x.dim() == 3 else x[:, :, place] for name, x in given.items()}

@@ -1,6 +1,7 @@
 """The page in a real browser: each tab does its work, in both languages, and no file leaks."""
 
 import json
+import re
 import time
 import urllib.error
 import urllib.request
@@ -132,6 +133,22 @@ def test_a_video_begins_with_the_picture(page, data, tmp_path):
     panel.get_by_role("button", name="Draw").click()
     expect(page.get_by_text("this model was not trained with known frames")).to_be_visible()
     page.get_by_test_id("toast-close").first.click()
+
+
+def test_a_stream_is_watched_until_it_is_stopped(page):
+    panel = tab(page, "Stream")
+    choose(page, panel, "knows_all")
+    panel.get_by_label("Prompt", exact=True).fill("a red circle moving right")
+    panel.get_by_role("button", name="Settings").click()
+    panel.get_by_label("Steps").fill("2")
+    panel.get_by_role("button", name="Draw").click()
+    expect(progress(panel)).to_contain_text(re.compile(r"\d\d frames; "), timeout=PATIENCE)  # a piece has 4
+    expect(progress(panel)).to_contain_text("x real time")
+    expect(panel.locator(".live img")).to_be_visible()
+    panel.get_by_role("button", name="Stop").click()
+    expect(progress(panel)).to_have_text("stopped")
+    page.wait_for_timeout(1000)
+    expect(progress(panel)).to_have_text("stopped")
 
 
 def test_only_what_is_painted_changes(page, data):

@@ -1,6 +1,7 @@
 """What the page does behind the browser: flags as the scripts have them, and one line where they are wrong."""
 
 import sys
+import threading
 import time
 
 import numpy as np
@@ -60,6 +61,26 @@ def test_whoever_leaves_stops_the_drawing(drawing, monkeypatch):
     assert count < 400
     time.sleep(0.5)
     assert len(steps) == count
+
+
+def test_a_stream_shows_each_frame_when_its_time_has_come(drawing, monkeypatch):
+    flags = {"num_inference_steps": 2, "num_frames": 12}
+    start = time.perf_counter()
+    lives = list(drawing.stream("knows_all", "a red circle", flags))
+    rate = 8  # of a model whose clips have no rate of their own
+    assert time.perf_counter() - start > 11 / rate
+    assert [live.frames for live in lives] == list(range(1, 13)) and lives[0].colour == 0 < lives[-1].real_time
+    assert lives[0].frame.shape == (studio.HEIGHT_SHOWN, studio.HEIGHT_SHOWN, 3)
+    with pytest.raises(UserError, match="--stream: this model was not trained with known frames"):
+        next(drawing.stream("plain", "a red circle", {}))
+
+
+def test_whoever_leaves_a_stream_without_end_stops_it(drawing):
+    lives = drawing.stream("knows_all", "a red circle", {"num_inference_steps": 2})
+    assert [next(lives).frames for _ in range(6)] == [1, 2, 3, 4, 5, 6]
+    threads = threading.active_count()
+    lives.close()
+    assert threading.active_count() == threads - 1
 
 
 def test_what_was_painted_becomes_a_mask_or_a_point(data, tmp_path):

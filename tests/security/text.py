@@ -15,7 +15,7 @@ from PIL import Image
 from tests.badinput.place import TRAIN, TRAIN_SVD, Outcome, Place, run_script, working_in
 from tests.faults.place import Place as ProcessPlace
 from utils.cli import printable
-from utils.drawing.generator import Job, file_stem
+from utils.drawing.jobs import Job, file_stem
 from utils.runs.checkpoint import MANIFEST, list_checkpoints
 
 PIECES = (

@@ -47,7 +47,7 @@ def check_edit_args(args: argparse.Namespace) -> Iterator[str]:
             yield f"--{flag}: is for a video that changes as a whole; leave it or {places[0]} out"
     if args.window_frames is not None and args.source_prompt is not None:
         yield "--window_frames: is not for --source_prompt"
-    if args.source_prompt is not None and args.sampler not in ("ddim", "dpmpp_sde"):
+    if args.source_prompt is not None and args.sampler not in (None, "ddim", "dpmpp_sde"):
         yield "--sampler: --source_prompt is drawn with ddim, whose steps it turns around"
     for flag in OF_NEW_VIDEOS:
         if getattr(args, flag) is not None:

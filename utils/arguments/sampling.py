@@ -38,10 +38,13 @@ def add_sampling_args(parser: Parser) -> None:
     group.add_argument(
         "--sampler",
         type=choice("dpmpp_sde", "dpmpp", "unipc", "ddim", "euler", "ddpm"),
-        default="dpmpp_sde",
-        help="solver",
+        help="solver; default: dpmpp_sde, of a distilled model ddim",
     )
-    group.add_argument("--num_inference_steps", type=integer(1, 100_000), help="default: 25, or 1000 for ddpm")
+    group.add_argument(
+        "--num_inference_steps",
+        type=integer(1, 100_000),
+        help="default: 25, 1000 for ddpm, and of a distilled model its own",
+    )
     group.add_argument("--guidance_scale", type=number(0), help="1 is none; default: the one of the training")
     group.add_argument("--guidance_rescale", type=number(0, 1), default=0.0, help="against overexposure, 0.7 is usual")
     add_interval_arg(group, None, "default: the one of the training")

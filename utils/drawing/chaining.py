@@ -4,14 +4,15 @@ What goes wrong in long chains is slow: colours fade, detail is lost, a thing be
 from the first is measured and kept beside the video.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.conditions import KNOWN, some_steps
+from models.conditions import KNOWN, some_steps, steps_of
 from models.diffusion.captioned import CaptionedDiffusion
 from models.diffusion.known import known_places
 from utils.evaluation.judge import judge
@@ -26,35 +27,43 @@ def pieces_of(num_frames: int, length: int, overlap: int) -> list[slice]:
     return [slice(start, start + length) for start in starts]
 
 
+def endless_pieces(length: int, overlap: int) -> Iterator[slice]:
+    """The same of a video without end."""
+    return (slice(start, start + length) for start in count(0, length - overlap))
+
+
 def draw_chain(
     draw: Callable[..., Tensor],
     model: CaptionedDiffusion,
-    shape: tuple[int, int, int],
-    pieces: list[slice],
+    pieces: Iterable[slice],
     conditions: dict[str, Tensor],
     device: torch.device,
-) -> Tensor:
-    """Videos (B, 3, T, H, W) of `shape` (T, H, W), piece by piece.
+) -> Iterator[Tensor]:
+    """What each piece adds to the videos, (B, 3, n, H, W), one after the other.
 
-    draw(num_frames=..., conditions=...): the videos of a piece. conditions: of all of the video; pieces begin where
-    places of them do.
+    draw(num_frames=..., conditions=...): the videos of a piece. conditions: of all of the video, or of its first piece;
+    pieces begin where places of them do.
     """
-    videos, done = None, 0
+    clips, done = None, 0
     fold = 1 if model.autoencoder is None else model.autoencoder.layout.time
     for piece in pieces:
-        given, length = some_steps(conditions, slice(piece.start // fold, piece.stop // fold)), piece.stop - piece.start
-        if videos is not None:
-            mask = torch.zeros(len(videos), 1, length, *shape[1:], device=device)
-            mask[:, :, : done - piece.start] = 1
-            given |= {KNOWN: known_places(videos[:, :, piece].to(device), mask, model.autoencoder)}
-        drawn = draw(num_frames=length, conditions=given).float().cpu()
-        if videos is None:
-            videos = torch.zeros(len(drawn), 3, *shape)
+        length, shared, given = piece.stop - piece.start, done - piece.start, {}
+        if all(steps_of(known) >= piece.stop // fold for known in conditions.values()):
+            given = some_steps(conditions, slice(piece.start // fold, piece.stop // fold))
+        if clips is None:
+            clips = draw(num_frames=length, conditions=given).float().cpu()
+            yield clips
         else:
-            drawn = colours_held(drawn, videos[:, :, piece.start : done])
-        videos[:, :, done : piece.stop] = drawn[:, :, done - piece.start :]
+            before = clips[:, :, -shared:]
+            clips = torch.zeros(*before.shape[:2], length, *before.shape[3:], device=device)
+            mask = torch.zeros_like(clips[:, :1])
+            clips[:, :, :shared], mask[:, :, :shared] = before.to(device), 1
+            given |= {KNOWN: known_places(clips, mask, model.autoencoder)}
+            drawn = draw(num_frames=length, conditions=given).float().cpu()
+            new = colours_held(drawn, before)[:, :, shared:]
+            clips = torch.cat([before, new], dim=2)
+            yield new
         done = piece.stop
-    return videos
 
 
 def colours_held(drawn: Tensor, before: Tensor) -> Tensor:
@@ -68,20 +77,29 @@ def colours_held(drawn: Tensor, before: Tensor) -> Tensor:
     return ((drawn - mean) * gain + wanted_mean).clamp(-1, 1)
 
 
-def drift_of(video: Tensor, pieces: list[slice]) -> list[dict]:
-    """Of each piece of a video (3, T, H, W), against the first: the change of its mean colour in levels, its sharpness
-    as a ratio, and whether the judge sees the same thing (colour, shape, size), None where it sees none at first."""
-    clips = [to_uint8(video[:, piece]) for piece in pieces]
-    colours = [clip.mean(axis=(0, 1, 2)) for clip in clips]
-    sharp = [np.mean([np.abs(cv2.Laplacian(frame, cv2.CV_32F)).mean() for frame in clip]) for clip in clips]
-    seen = [judge(clip) for clip in clips]
-    things = [(verdict.colour, verdict.shape, verdict.size) for verdict in seen]
-    return [
-        {
+class Drift:
+    """How far each piece of a video is from its first."""
+
+    def __init__(self):
+        self.first = None
+
+    def __call__(self, frames: np.ndarray, piece: slice) -> dict:
+        """Of a piece, uint8 RGB (T, H, W, 3): the change of its mean colour in levels, its sharpness as a ratio, and
+        whether the judge sees the same thing (colour, shape, size), None where it sees none at first."""
+        colour = frames.mean(axis=(0, 1, 2))
+        sharpness = np.mean([np.abs(cv2.Laplacian(frame, cv2.CV_32F)).mean() for frame in frames])
+        verdict = judge(frames)
+        thing = verdict.colour, verdict.shape, verdict.size
+        self.first = self.first or (colour, sharpness, thing)
+        return {
             "frames": [piece.start, piece.stop],
-            "colour": round(float(np.abs(colour - colours[0]).mean()), 2),
-            "sharpness": round(float(each / max(sharp[0], 1e-6)), 3),
-            "same_thing": None if things[0][0] is None else thing == things[0],
+            "colour": round(float(np.abs(colour - self.first[0]).mean()), 2),
+            "sharpness": round(float(sharpness / max(self.first[1], 1e-6)), 3),
+            "same_thing": None if self.first[2][0] is None else thing == self.first[2],
         }
-        for piece, colour, each, thing in zip(pieces, colours, sharp, things, strict=True)
-    ]
+
+
+def drift_of(video: Tensor, pieces: list[slice]) -> list[dict]:
+    """Of each piece of a video (3, T, H, W), against the first."""
+    drift = Drift()
+    return [drift(to_uint8(video[:, piece]), piece) for piece in pieces]

@@ -16,8 +16,9 @@ from utils.cli import UserError, printable
 from utils.decoding.probe import probe_video
 from utils.decoding.read import read_frames
 from utils.decoding.video_info import VideoError, VideoInfo
-from utils.drawing.generator import Generator, Job
+from utils.drawing.generator import Generator
 from utils.drawing.given import Known, digest, read_known
+from utils.drawing.jobs import Job
 from utils.drawing.masks import blended, mask_of
 from utils.video.frame_windows import sample_segment
 from utils.video.frames import resize_frames

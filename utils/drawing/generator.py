@@ -5,37 +5,21 @@ evaluation share; no torch at the top, since the flags are read before it is imp
 """
 
 import argparse
-import hashlib
 import json
-import re
 import sys
-import unicodedata
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from utils.arguments.conditions import pairs
-from utils.cli import UserError, printable, versions, without_secrets
+from utils.cli import UserError, versions, without_secrets
+from utils.drawing.jobs import Job, file_stem, shortened
 from utils.files import write_text
 
 REMEDIES = "a smaller --batch_size, --mixed_precision bf16, fewer --num_frames, a smaller --frame_size"
-
-
-@dataclass
-class Job:
-    """One video to be made."""
-
-    index: int
-    prompt: str
-    group: str
-    seed: int
-    stem: str = ""  # <index>_<seed>_<slug>_<hash>, the name of all its files
-    given: dict = field(default_factory=dict)  # conditions, on the network's grid, of one sample
-    files: dict = field(default_factory=dict)  # digests of what these were read from
-    drift: list = field(default_factory=list)  # of a video in pieces, see utils/drawing/chaining.py
 
 
 class Generator:
@@ -86,9 +70,10 @@ class Generator:
         if autoencoder is not None and thresholding != "none":
             raise UserError(f"--thresholding: {thresholding} is for pixels, and this model has latents; leave it out")
         num_timesteps = self.model.diffusion.num_timesteps
-        self.num_inference_steps = args.num_inference_steps or min(
-            1000 if args.sampler == "ddpm" else 25, num_timesteps
-        )
+        sampler = args.sampler or model.get("sampler", "dpmpp_sde")
+        usual = min(1000 if sampler == "ddpm" else 25, num_timesteps)
+        own = model.get("num_inference_steps", usual) if sampler == model.get("sampler") else usual
+        self.num_inference_steps = args.num_inference_steps or own
         if self.num_inference_steps > num_timesteps:
             raise UserError(f"--num_inference_steps: got {self.num_inference_steps}, must be at most {num_timesteps}")
         guidance_scale = model["guidance_scale"] if args.guidance_scale is None else args.guidance_scale
@@ -100,7 +85,7 @@ class Generator:
             "height": self.height,
             "width": self.width,
             "fps": args.fps,
-            "sampler": args.sampler,
+            "sampler": sampler,
             "num_inference_steps": self.num_inference_steps,
             "guidance_scale": guidance_scale,
             "guidance_rescale": args.guidance_rescale,
@@ -145,20 +130,24 @@ class Generator:
 
     def _chain(self, args: argparse.Namespace, trained: int) -> dict[str, int]:
         """window_frames and window_overlap of the pieces of a video that is longer than the model was trained for, with
-        --chain_overlap; of others nothing. Raises UserError where they cannot be."""
+        --chain_overlap or --stream; of others nothing. Raises UserError where they cannot be."""
         overlap, autoencoder = getattr(args, "chain_overlap", None), self.model.autoencoder
-        if overlap is None or self.num_frames <= trained:
+        fold = 1 if autoencoder is None else autoencoder.layout.time
+        flag, endless = "--chain_overlap", False
+        if getattr(args, "stream", None) is not None:
+            flag, endless = "--stream", args.num_frames is None
+            overlap = overlap or max(trained // 4 // fold, 1) * fold
+        if overlap is None or self.num_frames <= trained and not endless:
             return {}
         if not self.conditions.known:
             raise UserError(
-                "--chain_overlap: this model was not trained with known frames (--tasks continuation=0.5, say); "
+                f"{flag}: this model was not trained with known frames (--tasks continuation=0.5, say); "
                 f"--window_frames {trained} draws longer videos with any"
             )
         if self.windows:
             raise UserError("--window_frames: --chain_overlap draws the video in pieces already; give one of them")
         if overlap >= trained:
             raise UserError(f"--chain_overlap: got {overlap}, must be less than the {trained} frames of a piece")
-        fold = 1 if autoencoder is None else autoencoder.layout.time
         if fold > 1 and (overlap % fold or (self.num_frames - trained) % fold or trained % fold):
             raise UserError(
                 f"--chain_overlap: got {overlap}; with this autoencoder pieces of {trained} frames must begin and "
@@ -234,8 +223,7 @@ class Generator:
         import torch
         from tqdm.auto import tqdm
 
-        from utils.drawing.chaining import draw_chain, drift_of
-        from utils.runs.out_of_memory import explain_out_of_memory
+        from utils.drawing.chaining import drift_of
 
         pieces = self.pieces
         self.bar = tqdm(
@@ -244,14 +232,39 @@ class Generator:
             unit="step",
             disable=not show_bar,
         )
-        sample = partial(
+        with self.bar, self.computing():
+            if self.chain:
+                videos = torch.cat([*self.chained(jobs, pieces)], dim=2)
+            else:
+                videos = self.sampler(jobs)(num_frames=self.num_frames, **self.windows, **self.given(jobs))
+        for job, video in zip(jobs, videos, strict=True):
+            job.drift = drift_of(video, pieces) if self.chain else []
+            self.write(job, video)
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Where the model is called: in its precision, without gradients, with advice if memory is short."""
+        import torch
+
+        from utils.runs.out_of_memory import explain_out_of_memory
+
+        autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
+        settings = {**vars(self.args), **self.settings, "frame_size": self.height}
+        with autocast, torch.no_grad(), explain_out_of_memory(REMEDIES, settings):
+            yield
+
+    def sampler(self, jobs: list[Job]) -> Callable:
+        """CaptionedDiffusion.sample with all that is the same in every piece."""
+        import torch
+
+        return partial(
             self.model.sample,
             [job.prompt for job in jobs],
             [torch.Generator().manual_seed(job.seed) for job in jobs],
             self.args.negative_prompt,
             height=self.height,
             width=self.width,
-            sampler=self.args.sampler,
+            sampler=self.settings["sampler"],
             num_inference_steps=self.num_inference_steps,
             guidance_scale=self.settings["guidance_scale"],
             guidance_rescale=self.args.guidance_rescale,
@@ -259,20 +272,15 @@ class Generator:
             thresholding=self.settings["thresholding"],
             on_step=self.stepped,
         )
-        autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
-        settings = {**vars(self.args), **self.settings, "frame_size": self.height}
-        with self.bar, autocast, torch.no_grad(), explain_out_of_memory(REMEDIES, settings):
-            given = self.given(jobs)
-            if self.chain:
-                shape = self.num_frames, self.height, self.width
-                known = given.pop("conditions", {})
-                scales = {"condition_scales": {k: v for k, v in self.scales.items() if k in known}}
-                videos = draw_chain(partial(sample, **given | scales), self.model, shape, pieces, known, self.device)
-            else:
-                videos = sample(num_frames=self.num_frames, **self.windows, **given)
-        for job, video in zip(jobs, videos, strict=True):
-            job.drift = drift_of(video, pieces) if self.chain else []
-            self.write(job, video)
+
+    def chained(self, jobs: list[Job], pieces: Iterable[slice]) -> Iterator:
+        """What each piece adds to the videos, (B, 3, n, H, W) in [-1, 1]."""
+        from utils.drawing.chaining import draw_chain
+
+        known = self.given(jobs).get("conditions", {})
+        scales = {name: scale for name, scale in self.scales.items() if name in known}
+        draw = partial(self.sampler(jobs), condition_scales=scales)
+        return draw_chain(draw, self.model, pieces, known, self.device)
 
     @property
     def pieces(self) -> list[slice]:
@@ -362,18 +370,3 @@ class Generator:
             write_image(sheet, contact_sheet(clips, [job.prompt for job in shown]))
             print(f"contact sheet: {sheet}")
         return page
-
-
-def shortened(text: str, length: int = 300) -> str:
-    """text for the terminal: without control characters, and of a long one the beginning and the end."""
-    if len(text) > length:
-        text = f"{text[: length // 2]} ... {text[-length // 2 :]}"
-    return printable(text)
-
-
-def file_stem(job: Job, settings: dict) -> str:
-    """<index>_<seed>_<slug>_<hash>: safe on every file system whatever the prompt, and new for every new setting."""
-    text = unicodedata.normalize("NFKC", job.prompt).lower()
-    slug = re.sub(r"[^\w]+", "-", text).strip("-_").encode()[:60].decode(errors="ignore") or "prompt"
-    identity = json.dumps([job.prompt, job.seed, settings, *([job.files] if job.files else [])], sort_keys=True)
-    return f"{job.index:04d}_{job.seed}_{slug}_{hashlib.sha256(identity.encode()).hexdigest()[:8]}"

@@ -11,6 +11,7 @@ from utils.runs.checkpoint import sha256
 from utils.runs.model_file import load_model, unpack_model
 
 SAID = ("num_frames", "height", "width", "guidance_scale", "guidance_interval", "data", "step")
+SAID += ("sampler", "num_inference_steps")  # of a distilled model
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class Questions:
                 "num_frames": gr.Textbox(label=words("frames")),
             }
             if samplers:
-                self.named["sampler"] = gr.Dropdown(SAMPLERS, value=SAMPLERS[0], label=words("sampler"))
+                self.named["sampler"] = gr.Dropdown(SAMPLERS, value=None, label=words("sampler"))
 
 
 class Shown:

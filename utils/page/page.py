@@ -12,10 +12,12 @@ from utils.page.browse_tab import browse_tab
 from utils.page.drawing_tabs import compare_tab, generate_tab, picture_tab
 from utils.page.edit_tab import edit_tab
 from utils.page.runs import find_models, find_runs
+from utils.page.stream_tab import stream_tab
 from utils.page.studio import Studio
 from utils.page.words import words
 
 DRAWING = {"generate": generate_tab, "picture": picture_tab, "edit": edit_tab, "compare": compare_tab}
+DRAWING |= {"stream": stream_tab}
 CSS = "#title p { font-size: 1.4em; font-weight: 600 } .progress { min-height: 1.5em }"
 
 

@@ -7,7 +7,8 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +24,12 @@ from utils.cli import Parser, UserError
 from utils.drawing.editing import Editor
 from utils.drawing.generator import Generator
 from utils.drawing.opened import OpenModel, open_model
+from utils.drawing.streaming import stream_pieces
 from utils.page.runs import find_models
 from utils.video.frames import resize_frames, to_uint8
 
 KEPT_MODELS = 2  # as many as are compared
+PIECES_AHEAD = 2  # of a stream, drawn before they are shown
 LOOKS = 0.2  # share of the time that may go into looking at a video that is not done
 FRAMES_SHOWN, HEIGHT_SHOWN = 8, 128
 
@@ -42,6 +45,17 @@ class Look:
     step: int
     steps: int
     frames: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Live:
+    """A frame (H, W, 3) of a stream, when it is to be shown: how many there were with it, how many times real time they
+    are made, and how far their mean colour is from the first piece, in levels."""
+
+    frame: np.ndarray
+    frames: int
+    real_time: float
+    colour: float
 
 
 @dataclass(frozen=True)
@@ -92,15 +106,36 @@ class Studio:
         flags: as those of generate_text2video.py, {name: value}; with `video` as those of edit_text2video.py; None and
         "" stand for the default. Raises UserError for what cannot be.
         """
+        with closing(self._in_thread(self._draw, run, prompt, flags)) as found:
+            for item in found:
+                yield item
+                if isinstance(item, Drawn):
+                    return
+
+    def stream(self, run: str, prompt: str, flags: dict) -> Iterator[Live]:
+        """Frames of a video, each when it is to be shown, at the speed of the model's clips; without end, unless flags
+        say `num_frames`. Closing the iterator stops it. flags and errors: as draw's."""
+        with closing(self._in_thread(self._stream, run, prompt, flags)) as found:
+            rate, due, frames = next(found), time.perf_counter(), 0
+            for piece in found:
+                if piece is None:
+                    return
+                for frame in piece.frames:
+                    due = max(due + 1 / rate, time.perf_counter())  # what comes late moves all that follow
+                    time.sleep(max(0.0, due - time.perf_counter()))
+                    frames += 1
+                    yield Live(enlarged(frame[None])[0], frames, piece.pace["real_time"], piece.drift["colour"])
+
+    def _in_thread(self, work: Callable, *args) -> Iterator:
+        """What `work` puts into a queue, one after the other; an error is raised here. Closing this stops it."""
         found, stop = queue.Queue(), threading.Event()
-        thread = threading.Thread(target=self._draw, args=(run, prompt, flags, found, stop), daemon=True)
+        thread = threading.Thread(target=work, args=(*args, found, stop), daemon=True)
         thread.start()
         try:
-            while not isinstance(item := found.get(), Drawn):
-                if isinstance(item, BaseException):
+            while True:
+                if isinstance(item := found.get(), BaseException):
                     raise item
                 yield item
-            yield item
         finally:  # also where the visitor has gone, or wants no more of it
             stop.set()
             thread.join()
@@ -120,9 +155,32 @@ class Studio:
         except BaseException as error:  # whatever it is, somebody waits for it
             found.put(error)
 
+    def _stream(self, run: str, prompt: str, flags: dict, found: queue.Queue, stop: threading.Event) -> None:
+        def stopped(clips: torch.Tensor) -> None:
+            if stop.is_set():
+                raise _Stopped
+
+        try:
+            if not (prompt or "").strip():
+                raise UserError("--prompts: got an empty prompt")
+            args, opened = self._args(flags | {"stream": "page"}), self.open(run)
+            generator = Generator(args, opened.file, self.device, opened)
+            generator.on_step = stopped
+            (job,) = generator.plan({"page": [prompt.strip()]})
+            found.put(generator.rate)
+            for piece in stream_pieces(generator, job, endless=args.num_frames is None, fps=generator.rate):
+                while found.qsize() >= PIECES_AHEAD:  # nobody sees them yet
+                    stopped(None)
+                    time.sleep(0.01)
+                found.put(piece)
+            found.put(None)
+        except BaseException as error:
+            found.put(error)
+
     def _args(self, flags: dict):
         parser = _Flags(description="the page")
         parser.add_argument("--video", type=Path)
+        parser.add_argument("--stream")
         add_text_args(parser)
         add_edit_args(parser)
         add_given_args(parser)
@@ -175,7 +233,12 @@ class Watch:
 def strip(frames: np.ndarray) -> np.ndarray:
     """Of frames (T, H, W, 3) up to FRAMES_SHOWN, spread over all, in one picture, large enough to be seen."""
     shown = frames[np.linspace(0, len(frames) - 1, min(len(frames), FRAMES_SHOWN)).round().astype(int)]
-    height = max(HEIGHT_SHOWN, shown.shape[1])
-    if height > shown.shape[1]:
-        shown = resize_frames(shown, height, round(height * shown.shape[2] / shown.shape[1]))
-    return np.concatenate(list(shown), axis=1)
+    return np.concatenate(list(enlarged(shown)), axis=1)
+
+
+def enlarged(frames: np.ndarray) -> np.ndarray:
+    """Frames (T, H, W, 3), at least HEIGHT_SHOWN high."""
+    height = max(HEIGHT_SHOWN, frames.shape[1])
+    if height == frames.shape[1]:
+        return frames
+    return resize_frames(frames, height, round(height * frames.shape[2] / frames.shape[1]))
