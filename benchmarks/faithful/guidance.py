@@ -78,17 +78,17 @@ def row(found: dict) -> dict:
     return shares | {"misfit": found["faithful"].get("misfit", {}).get("median")} | ratios | distances
 
 
-def means(rows: list[dict]) -> list[dict]:
-    """Over the runs, of each way to draw: [mean, lowest, highest] of every number."""
+def means(rows: list[dict], how: tuple[str, ...] = HOW) -> list[dict]:
+    """Over the runs, of each way to draw (the same in `how`): [mean, lowest, highest] of every number."""
     ways = {}
     for each in rows:
-        ways.setdefault(tuple(each[key] for key in HOW), []).append(each)
+        ways.setdefault(tuple(each[key] for key in how), []).append(each)
     summary = []
     for way, group in ways.items():
-        numbers = [key for key in group[0] if key not in ("run", *HOW)]
+        numbers = [key for key in group[0] if key not in ("run", *how)]
         found = {key: [each[key] for each in group if each[key] is not None] for key in numbers}
         spread = {key: [sum(some) / len(some), min(some), max(some)] for key, some in found.items() if some}
-        summary.append({"runs": len(group), **dict(zip(HOW, way, strict=True)), **spread})
+        summary.append({"runs": len(group), **dict(zip(how, way, strict=True)), **spread})
     return summary
 
 

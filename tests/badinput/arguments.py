@@ -14,6 +14,7 @@ SCRIPTS = (
     "prepare_dataset",
     "train_text2video",
     "train_autoencoder",
+    "distill_text2video",
     "generate_text2video",
     "evaluate_text2video",
     "edit_text2video",

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import app
+import distill_text2video
 import edit_text2video
 import evaluate_text2video
 import export_text2video
@@ -41,6 +42,7 @@ MODULES = (
     video_dataset,
     train_text2video,
     train_autoencoder,
+    distill_text2video,
     generate_text2video,
     evaluate_text2video,
     edit_text2video,
@@ -74,6 +76,7 @@ def commands(name: str) -> list[list[str]]:
 
 def script_of(words: list[str]) -> tuple[str, list[str]] | None:
     """(script, its arguments) of a command that runs one of ours, by python, torchrun or accelerate."""
+    words = words[: words.index("|")] if "|" in words else words
     at = next((i for i, word in enumerate(words) if word.endswith(".py")), None)
     return None if at is None else (words[at], words[at + 1 :])
 
@@ -108,7 +111,7 @@ def test_the_readme_is_one_page_and_leads_to_every_other():
         assert len(PAGES[page].splitlines()) <= 250
         for name in ENGLISH[1:]:
             assert f"({name.replace('.md', suffix)}" in PAGES[page], f"{page} does not lead to {name}"
-    assert len(COMMANDS) > 60 and len(ENGLISH) == 13
+    assert len(COMMANDS) > 60 and len(ENGLISH) == 14
 
 
 @pytest.mark.parametrize("line", SCRIPT_COMMANDS)
@@ -117,7 +120,10 @@ def test_every_command_is_accepted_by_its_script(line, tmp_path, monkeypatch):
     assert script in SCRIPTS, f"{script} does not exist"
     monkeypatch.chdir(tmp_path)
     for flag, value in zip(argv, argv[1:], strict=False):
-        if flag in FILE_FLAGS:
+        if flag == "--teacher":
+            Path(value).mkdir(parents=True)
+            Path(value, "best_model.pth").touch()
+        elif flag in FILE_FLAGS:
             Path(value).parent.mkdir(parents=True, exist_ok=True)
             Path(value).touch()
         elif flag in FOLDER_FLAGS or (flag == "--resume" and "/" in value):

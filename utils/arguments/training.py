@@ -15,7 +15,7 @@ FREE_ON_RESUME = {
 }
 
 
-def add_length_args(group, *, batch_size: int, num_epochs: int, optimizer: str) -> None:
+def add_length_args(group, *, batch_size: int, num_epochs: int | None, optimizer: str) -> None:
     group.add_argument(
         "--batch_size",
         "--train_batch_size",
