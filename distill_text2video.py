@@ -9,12 +9,12 @@ takes them from it.
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 
 from utils.arguments.conditions import add_condition_args, check_condition_args
 from utils.arguments.data import add_data_args, data_args, frame_shape, seen_as
 from utils.arguments.sampling import add_interval_arg, check_interval
-from utils.arguments.teacher import parse_like_teacher
+from utils.arguments.teacher import parse_like_teacher, run_folder
+from utils.arguments.text2video import add_benchmark_args, add_cache_args
 from utils.arguments.training import (
     FREE_ON_RESUME,
     add_length_args,
@@ -30,6 +30,7 @@ from utils.runs.new_model import latent_samples
 # torch and what is built on it are imported in main(): --help and a misspelt flag answer at once.
 
 FREE = FREE_ON_RESUME | {"num_epochs", "cache_mb", "data_dir", "teacher", "evaluate_every", "evaluate_prompts"}
+TEACHER_STEPS = 8  # at least; of more a student of one step learns more slowly, see docs/real-time.md
 REMEDIES = (
     "a smaller --batch_size (with --gradient_accumulation_steps for the same effect), --gradient_checkpointing, "
     "--mixed_precision bf16, --method consistency"
@@ -39,7 +40,7 @@ REMEDIES = (
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
     group = parser.add_argument_group("teacher and student")
-    group.add_argument("--teacher", type=Path, required=True, help="run folder of train_text2video.py")
+    group.add_argument("--teacher", type=run_folder, required=True, help="run folder of train_text2video.py")
     group.add_argument("--num_inference_steps", type=integer(1, 1000), default=4, help="of the student")
     group.add_argument(
         "--method",
@@ -47,33 +48,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default="consistency",
         help="the student agrees with itself along the teacher's path, or its clips are where the teacher's are",
     )
-    group.add_argument("--teacher_steps", type=integer(1, 1000), default=8, help="of its path")
+    group.add_argument(
+        "--teacher_steps", type=integer(1, 1000), help="of its path; default: 8, or as many as the student has"
+    )
     group.add_argument("--guidance_scale", type=number(0), help="to be folded in; default: the teacher's")
     add_interval_arg(group, None, "default: the teacher's")
     group.add_argument("--text_encoder", help="where the frozen one lies, if not where the teacher found it")
     group.add_argument("--vae", help="where the frozen autoencoder lies, if not where the teacher found it")
     add_data_args(parser)
-    add_latent_args(parser)
+    add_cache_args(parser.add_argument_group("latents"))
     add_condition_args(parser)
     add_training_args(parser)
-    group = parser.add_argument_group("benchmark, on the demo dataset")
-    group.add_argument(
-        "--evaluate_every", type=integer(0), default=0, help="steps between scores of prompts obeyed; 0: none"
-    )
-    group.add_argument(
-        "--evaluate_prompts", type=integer(1, 10_000), default=48, help="per group: seen and held-out combinations"
-    )
+    add_benchmark_args(parser)
     parser.checks.append(check_args)
     return parse_like_teacher(parser, argv)
-
-
-def add_latent_args(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("latents")
-    group.add_argument("--latent_cache", type=Path, default=None, help="folder of the teacher's latents, or a new one")
-    group.add_argument("--cached_windows", type=integer(1, 10_000), default=4, help="samples of each clip in the cache")
-    group.add_argument(
-        "--fresh_share", type=number(0, 1), default=0.0, help="share of samples that are read and encoded anew"
-    )
 
 
 def add_training_args(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +82,7 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
     if not (args.teacher / "best_model.pth").is_file():
         yield f"--teacher: there is no {args.teacher / 'best_model.pth'}; give a run folder of train_text2video.py"
         return
+    args.teacher_steps = args.teacher_steps or -(-TEACHER_STEPS // args.num_inference_steps) * args.num_inference_steps
     if args.teacher_steps % args.num_inference_steps:
         multiple = f"a multiple of --num_inference_steps, {args.num_inference_steps}"
         yield f"--teacher_steps: got {args.teacher_steps}, must be {multiple}"

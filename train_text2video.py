@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from utils.arguments.conditions import add_condition_args, check_condition_args
 from utils.arguments.data import add_data_args, data_args, frame_shape, seen_as
 from utils.arguments.presets import add_preset_args, parse_with_presets
-from utils.arguments.text2video import add_model_args, check_model_args
+from utils.arguments.text2video import add_benchmark_args, add_model_args, check_model_args
 from utils.arguments.training import (
     FREE_ON_RESUME,
     add_length_args,
@@ -22,7 +22,7 @@ from utils.arguments.training import (
     add_run_args,
     check_run_args,
 )
-from utils.cli import Parser, UserError, integer, utf8_text
+from utils.cli import Parser, UserError, utf8_text
 from utils.cli import run as run_script
 from utils.pretrained.image_model import adopted
 from utils.runs.new_model import (
@@ -55,13 +55,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_model_args(parser)
     add_condition_args(parser)
     add_training_args(parser)
-    group = parser.add_argument_group("benchmark, on the demo dataset")
-    group.add_argument(
-        "--evaluate_every", type=integer(0), default=0, help="steps between scores of prompts obeyed; 0: none"
-    )
-    group.add_argument(
-        "--evaluate_prompts", type=integer(1, 10_000), default=48, help="per group: seen and held-out combinations"
-    )
+    add_benchmark_args(parser)
     parser.checks.append(check_args)
     # A number of epochs stands for itself, also where a preset below it has a number of steps.
     return parse_with_presets(parser, argv, instead={"num_epochs": "max_train_steps"})

@@ -19,11 +19,17 @@ SHARED = frozenset(
 )
 
 
+def run_folder(text: str) -> Path:
+    """An argparse type: a run folder, or the model file in it."""
+    path = Path(text)
+    return path.parent if path.is_file() else path
+
+
 def parse_like_teacher(parser: Parser, argv: list[str] | None = None) -> argparse.Namespace:
     """The parsed arguments: defaults, over them what the args.json in the folder of --teacher says, then the flags."""
     argv = sys.argv[1:] if argv is None else list(argv)
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--teacher", type=Path)
+    finder.add_argument("--teacher", type=run_folder)
     teacher = finder.parse_known_args(argv)[0].teacher
     if teacher is not None:
         parser.set_defaults(**shared_settings(teacher, {action.dest for action in parser._actions}))

@@ -36,24 +36,7 @@ def add_model_args(parser: argparse.ArgumentParser) -> None:
         help="hub name or local folder of an autoencoder, in whose latents the model learns; none: in pixels",
     )
     group.add_argument("--vae_revision", default=None, help="commit, tag or branch on the hub")
-    group.add_argument(
-        "--latent_cache",
-        type=Path,
-        default=None,
-        help="folder for latents: each clip is encoded once, and training needs no autoencoder",
-    )
-    group.add_argument(
-        "--cached_windows",
-        type=integer(1, 10_000),
-        default=4,
-        help="samples of each clip in the cache when augmenting: windows, crops, flips; epochs take turns",
-    )
-    group.add_argument(
-        "--fresh_share",
-        type=number(0, 1),
-        default=0.0,
-        help="share of samples that are read and encoded anew in spite of the cache",
-    )
+    add_cache_args(group)
 
     group = parser.add_argument_group("network")
     group.add_argument("--model_channels", type=integer(8), default=128, help="channels of the first level")
@@ -204,6 +187,38 @@ def add_model_args(parser: argparse.ArgumentParser) -> None:
         "--guidance_scale", type=number(0), default=4.0, help="of the samples, and the default for generation"
     )
     add_interval_arg(group, [0.0, 1.0], "of the samples, and the default for generation")
+
+
+def add_cache_args(group: argparse._ArgumentGroup) -> None:
+    """Latents that are kept."""
+    group.add_argument(
+        "--latent_cache",
+        type=Path,
+        default=None,
+        help="folder for latents: each clip is encoded once, and training needs no autoencoder",
+    )
+    group.add_argument(
+        "--cached_windows",
+        type=integer(1, 10_000),
+        default=4,
+        help="samples of each clip in the cache when augmenting: windows, crops, flips; epochs take turns",
+    )
+    group.add_argument(
+        "--fresh_share",
+        type=number(0, 1),
+        default=0.0,
+        help="share of samples that are read and encoded anew in spite of the cache",
+    )
+
+
+def add_benchmark_args(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("benchmark, on the demo dataset")
+    group.add_argument(
+        "--evaluate_every", type=integer(0), default=0, help="steps between scores of prompts obeyed; 0: none"
+    )
+    group.add_argument(
+        "--evaluate_prompts", type=integer(1, 10_000), default=48, help="per group: seen and held-out combinations"
+    )
 
 
 def _is_unet_alone(name: str | None) -> bool:
