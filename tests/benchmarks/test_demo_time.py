@@ -25,6 +25,7 @@ def said(tmp_path, capsys) -> tuple[str, int]:
     return found[1], int(found[2].replace(",", ""))
 
 
+@pytest.mark.benchmarks
 def test_the_time_is_that_of_what_is_left_to_do(small_demo, tmp_path, capsys):
     duration, steps = said(tmp_path, capsys)
     assert re.fullmatch(r"(\d+ hours? )?\d+ minutes?|\d+ hours?", duration) and steps == 600

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 import models.autoencoder
-import train_text2video
 from tests.text2video.running import losses, train
 from tests.tiny_autoencoders import tiny_autoencoder
 from utils.cli import UserError
 from utils.data.errors import DataError
 from utils.data.readable import UnreadableClip
 from utils.demo_data.demo_dataset import write_demo_dataset
+from utils.drawing import training_samples
 from utils.latents import cache as cache_module
 from utils.latents.cache import LatentCache, ShardWriter
 from utils.latents.latent_clips import LatentClips, as_clips
@@ -245,7 +245,7 @@ def test_training_from_a_full_cache_loads_no_autoencoder(data, vae, tmp_path, mo
         weights(self)
 
     monkeypatch.setattr(models.autoencoder.VideoAutoencoder, "_weights", noted)
-    monkeypatch.setattr(train_text2video, "draw_samples", lambda *_: None)
+    monkeypatch.setattr(training_samples, "draw_samples", lambda *_: None)
     train(data, tmp_path / "second", *more)
     assert not asked and losses(tmp_path / "first") == losses(tmp_path / "second")
 
