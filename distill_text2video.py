@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from utils.arguments.conditions import add_condition_args, check_condition_args
 from utils.arguments.data import add_data_args, data_args, frame_shape, seen_as
 from utils.arguments.sampling import add_interval_arg, check_interval
-from utils.arguments.teacher import parse_like_teacher, run_folder
+from utils.arguments.teacher import parse_like_teacher, run_folder, settings_of
 from utils.arguments.text2video import add_benchmark_args, add_cache_args
 from utils.arguments.training import (
     FREE_ON_RESUME,
@@ -31,6 +31,8 @@ from utils.runs.new_model import latent_samples
 
 FREE = FREE_ON_RESUME | {"num_epochs", "cache_mb", "data_dir", "teacher", "evaluate_every", "evaluate_prompts"}
 TEACHER_STEPS = 8  # at least; of more a student of one step learns more slowly, see docs/real-time.md
+# Of the teacher's learning rate, by method: what follows its own drawing is led astray by long steps.
+RATES = {"consistency": 1.0, "distribution": 0.25}
 REMEDIES = (
     "a smaller --batch_size (with --gradient_accumulation_steps for the same effect), --gradient_checkpointing, "
     "--mixed_precision bf16, --method consistency"
@@ -68,7 +70,7 @@ def add_training_args(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
     add_length_args(group, batch_size=4, num_epochs=None, optimizer="adamw")
     add_optimizer_args(
-        group, learning_rate=1e-4, lr_scheduler="warmup_stable_decay", lr_warmup_steps=20, adam_beta2=0.99
+        group, learning_rate=None, lr_scheduler="warmup_stable_decay", lr_warmup_steps=20, adam_beta2=0.99
     )
     group.add_argument(
         "--gradient_checkpointing", action="store_true", help="recompute activations: less memory, a third more time"
@@ -82,6 +84,7 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
     if not (args.teacher / "best_model.pth").is_file():
         yield f"--teacher: there is no {args.teacher / 'best_model.pth'}; give a run folder of train_text2video.py"
         return
+    args.learning_rate = args.learning_rate or RATES[args.method] * settings_of(args.teacher).get("learning_rate", 1e-4)
     args.teacher_steps = args.teacher_steps or -(-TEACHER_STEPS // args.num_inference_steps) * args.num_inference_steps
     if args.teacher_steps % args.num_inference_steps:
         multiple = f"a multiple of --num_inference_steps, {args.num_inference_steps}"
@@ -96,7 +99,7 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
 
 
 def main(args: argparse.Namespace) -> None:
-    from models.conditions import settings_of
+    from models.conditions import settings_of as conditions_of
     from models.diffusion.captioned import CaptionedDiffusion
     from models.diffusion.distillation import Distillation
     from utils.drawing.training_samples import draw_samples
@@ -140,7 +143,7 @@ def main(args: argparse.Namespace) -> None:
     samples = [train_set, val_set]
     if autoencoder is not None and args.latent_cache is not None:
         samples = latent_samples(args, accelerator, autoencoder, stored["autoencoder"]["sha256"], *samples)
-    conditions = settings_of(teacher.diffusion.unet)
+    conditions = conditions_of(teacher.diffusion.unet)
     if conditions.names:
         run.state.setdefault("conditions", conditions.plain())
         _, samples = make_conditions(args, autoencoder, run.state, [train_set, val_set], samples)

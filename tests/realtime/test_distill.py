@@ -74,10 +74,13 @@ def test_a_resumed_distillation_equals_an_uninterrupted_one(run_dir, tmp_path, m
 
 def test_data_and_size_are_the_teachers_unless_told_otherwise(run_dir, data):
     args = distill_text2video.parse_args(["--teacher", str(run_dir / "best_model.pth"), "--batch_size", "3"])
+    of_teacher = json.loads((run_dir / "args.json").read_text())
     assert args.teacher == run_dir and (args.num_inference_steps, args.teacher_steps) == (4, 8)
     of_five = distill_text2video.parse_args(["--teacher", str(run_dir), "--num_inference_steps", "5"])
     assert of_five.teacher_steps == 10
-    of_teacher = json.loads((run_dir / "args.json").read_text())
+    assert of_five.learning_rate == of_teacher["learning_rate"]
+    matched = distill_text2video.parse_args(["--teacher", str(run_dir), "--method", "distribution"])
+    assert matched.learning_rate == of_teacher["learning_rate"] / 4
     assert args.data_dir == data and args.batch_size == 3 != of_teacher["batch_size"]
     assert (args.num_frames, args.frame_size) == (of_teacher["num_frames"], of_teacher["frame_size"]) == (4, 16)
 

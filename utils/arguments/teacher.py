@@ -14,7 +14,7 @@ SHARED = frozenset(
     "target_fps resize_mode "
     "buckets image_share frames_fps caption_encoding video_column caption_column trigger_word max_samples "
     "latent_cache cached_windows fresh_share tasks maps vectors audio condition_dropout "
-    "batch_size gradient_accumulation_steps max_grad_norm optimizer learning_rate adam_beta1 adam_beta2 "
+    "batch_size gradient_accumulation_steps max_grad_norm optimizer adam_beta1 adam_beta2 "
     "adam_weight_decay lr_scheduler lr_warmup_steps ema_decay".split()
 )
 
@@ -25,6 +25,15 @@ def run_folder(text: str) -> Path:
     return path.parent if path.is_file() else path
 
 
+def settings_of(teacher: Path) -> dict[str, object]:
+    """What a run's args.json says; nothing if there is none."""
+    try:
+        found = json.loads((teacher / "args.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    return found if isinstance(found, dict) else {}
+
+
 def parse_like_teacher(parser: Parser, argv: list[str] | None = None) -> argparse.Namespace:
     """The parsed arguments: defaults, over them what the args.json in the folder of --teacher says, then the flags."""
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -32,14 +41,6 @@ def parse_like_teacher(parser: Parser, argv: list[str] | None = None) -> argpars
     finder.add_argument("--teacher", type=run_folder)
     teacher = finder.parse_known_args(argv)[0].teacher
     if teacher is not None:
-        parser.set_defaults(**shared_settings(teacher, {action.dest for action in parser._actions}))
+        known = SHARED & {action.dest for action in parser._actions}
+        parser.set_defaults(**{name: value for name, value in settings_of(teacher).items() if name in known})
     return parser.parse_args(argv)
-
-
-def shared_settings(teacher: Path, known: set[str]) -> dict[str, object]:
-    """Those of SHARED that a run's args.json has and the parser knows; nothing if there is no such file."""
-    try:
-        settings = json.loads((teacher / "args.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return {name: value for name, value in settings.items() if name in SHARED & known}

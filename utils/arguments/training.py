@@ -42,7 +42,7 @@ def add_length_args(group, *, batch_size: int, num_epochs: int | None, optimizer
 
 
 def add_optimizer_args(
-    group, *, learning_rate: float, lr_scheduler: str, lr_warmup_steps: int, adam_beta2: float
+    group, *, learning_rate: float | None, lr_scheduler: str, lr_warmup_steps: int, adam_beta2: float
 ) -> None:
     group.add_argument(
         "--gradient_accumulation_steps", type=integer(1), default=1, help="micro-batches per optimizer step"
