@@ -26,6 +26,7 @@ import video_dataset
 from benchmarks.data import loading
 from benchmarks.faithful import guidance
 from benchmarks.gpu import __main__ as gpu
+from benchmarks.realtime import students
 from benchmarks.text2video import ablation, sampling, time_to_prompt, train_step
 from tests.tiny_svd import tiny_svd_pipeline
 from utils.decoding.probe import probe_video
@@ -300,7 +301,7 @@ def test_every_file_that_is_mentioned_exists(name):
 @pytest.fixture(scope="module")
 def known_flags() -> set[str]:
     known = set(OTHER_FLAGS)
-    for module in (*SCRIPTS.values(), ablation, gpu, guidance, loading, sampling, time_to_prompt, train_step):
+    for module in (*SCRIPTS.values(), ablation, gpu, guidance, loading, sampling, students, time_to_prompt, train_step):
         said = io.StringIO()
         with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patch:
             patch.setattr("sys.stdout", said)
