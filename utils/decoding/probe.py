@@ -21,6 +21,7 @@ from utils.decoding.video_info import Section, VideoError, VideoInfo
 COUNTED_CODECS = frozenset(
     "h264 hevc av1 vp9 mpeg4 mjpeg prores dnxhd ffv1 png qtrle rawvideo hap utvideo cfhd".split()  # noqa: SIM905
 )
+LENIENT = 2  # frames that may be fewer than a duration lets expect
 REORDERING_CODECS = ("h264", "hevc", "mpeg4")  # of these, that may be shown in another order than they come in
 
 
@@ -155,6 +156,7 @@ class Scan:
         self.keyed = [number for number, (_, key) in self.packets.items() if key]
         discarded = len(self.packets) - self.shown
         self.promised = stream.frames - discarded if stream.frames else round(_seconds(stream) * self.rate)
+        self.exact = stream.frames > 0  # and not guessed from a duration, which may be that of the sound
         if not self.numbers:
             promised = max(self.promised, len(self.packets))
             raise VideoError(f"truncated: the header says {promised} frames, 0 can be decoded")
@@ -203,7 +205,7 @@ class Scan:
             notes.append(f"{count} undecodable packet{'s' * (count > 1)}")
         if leaning:
             notes.append(f"{len(leaning)} damaged frame{'s' * (len(leaning) > 1)} left out")
-        if self.promised and self.promised != len(kept):
+        if self.promised and (len(kept) != self.promised if self.exact else len(kept) < self.promised - LENIENT):
             notes.append(f"header says {self.promised} frames, {len(kept)} decode")
         if len(self.sizes) > 1:
             notes.append("size changes inside the stream; every frame is scaled to the size of the first")
