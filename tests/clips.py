@@ -20,6 +20,15 @@ def moving_clip(num_frames: int = 16, height: int = 64, width: int = 64) -> np.n
     return clip
 
 
+def in_one_thread(codec: str, options: dict[str, str]) -> dict[str, str]:
+    """Options of an encoder. x265 in several threads writes other pictures than it is given, once in fifty files on a
+    busy machine."""
+    if codec != "libx265":
+        return options
+    params = [options["x265-params"]] if "x265-params" in options else []
+    return options | {"x265-params": ":".join([*params, "pools=none", "frame-threads=1"])}
+
+
 def encode(
     path: Path | str,
     clip: Iterable[np.ndarray],
@@ -36,7 +45,7 @@ def encode(
     clip = list(clip)
     time_base = Fraction(1, 1000) if ticks is not None else Fraction(1, fps)
     with av.open(str(path), "w", options=container or {}) as output:
-        stream = output.add_stream(codec, rate=fps, options=options or {})
+        stream = output.add_stream(codec, rate=fps, options=in_one_thread(codec, options or {}))
         stream.height, stream.width = clip[0].shape[:2]
         stream.pix_fmt, stream.codec_context.thread_count = pix_fmt, 1
         stream.codec_context.time_base = time_base

@@ -8,6 +8,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from tests.clips import in_one_thread
+
 MATRICES = {"bt601": (5, 0.299, 0.114), "bt709": (1, 0.2126, 0.0722), "bt2020": (9, 0.2627, 0.0593)}  # H.273: Kr, Kb
 LOSSLESS = {
     "libx264": {"qp": "0"},
@@ -58,7 +60,8 @@ def write(
     if matrix:
         tags["colorspace"] = MATRICES[matrix][0]
     with av.open(str(path), "w") as output:
-        stream = output.add_stream(codec, rate=fps, options=LOSSLESS.get(codec, {}) if options is None else options)
+        options = LOSSLESS.get(codec, {}) if options is None else options
+        stream = output.add_stream(codec, rate=fps, options=in_one_thread(codec, options))
         context = stream.codec_context
         stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, frames[0].format.name
         context.time_base, context.thread_count = Fraction(1, fps), 1

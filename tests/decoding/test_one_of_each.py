@@ -89,7 +89,16 @@ def test_the_check_counts_each_and_says_what_is_not_plain(folder):
         "damaged.mp4": "undecodable packet",
     }.items():
         assert said in notes[name], (name, notes.get(name))
-    assert not notes.keys() & {"h264.mp4", "hevc.mp4", "av1.mp4", "vp9.webm", "broadcast.ts", "dvd.mpg", "flash.flv", "frames"}
+    assert not notes.keys() & {
+        "h264.mp4",
+        "hevc.mp4",
+        "av1.mp4",
+        "vp9.webm",
+        "broadcast.ts",
+        "dvd.mpg",
+        "flash.flv",
+        "frames",
+    }
 
 
 def test_text_to_video_trains_on_it(folder, tmp_path):
