@@ -63,7 +63,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_training_args(parser)
     add_benchmark_args(parser)
     parser.checks.append(check_args)
-    return parse_like_teacher(parser, argv)
+    args = parse_like_teacher(parser, argv)
+    args.learning_rate = args.learning_rate or RATES[args.method] * settings_of(args.teacher).get("learning_rate", 1e-4)
+    args.teacher_steps = args.teacher_steps or -(-TEACHER_STEPS // args.num_inference_steps) * args.num_inference_steps
+    return args
 
 
 def add_training_args(parser: argparse.ArgumentParser) -> None:
@@ -84,9 +87,7 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
     if not (args.teacher / "best_model.pth").is_file():
         yield f"--teacher: there is no {args.teacher / 'best_model.pth'}; give a run folder of train_text2video.py"
         return
-    args.learning_rate = args.learning_rate or RATES[args.method] * settings_of(args.teacher).get("learning_rate", 1e-4)
-    args.teacher_steps = args.teacher_steps or -(-TEACHER_STEPS // args.num_inference_steps) * args.num_inference_steps
-    if args.teacher_steps % args.num_inference_steps:
+    if args.teacher_steps and args.teacher_steps % args.num_inference_steps:
         multiple = f"a multiple of --num_inference_steps, {args.num_inference_steps}"
         yield f"--teacher_steps: got {args.teacher_steps}, must be {multiple}"
     if not args.data_dir.is_dir():

@@ -74,6 +74,8 @@ def check_stream(args: argparse.Namespace) -> Iterator[str]:
         yield f"--stream: got {args.stream}, must end in .mp4 or .y4m, or be -"
     elif not where.parent.is_dir():
         yield f"--stream: there is no folder {where.parent}"
+    elif not args.overwrite and (there := [path for path in (where, where.with_suffix(".json")) if path.exists()]):
+        yield f"--stream: {there[0]} is there already; choose another name, or replace it with --overwrite"
     if len(args.prompts) != 1 or args.prompts_file:
         yield "--stream: draws one video; give one prompt with --prompts"
     for flag in ("window_frames", "save_gif", "save_frames", "visualize"):

@@ -103,7 +103,7 @@ def test_a_full_disk_ends_a_stream_in_one_line(going_on, tmp_path, monkeypatch, 
     monkeypatch.setattr(sys, "stdout", types.SimpleNamespace(fileno=lambda: 1, isatty=lambda: False))
     monkeypatch.setattr("utils.video.stream.open", lambda *_, **__: Full(), raising=False)
     with pytest.raises(UserError, match="--stream: .* cannot be written .No space left"):
-        stream(going_on, where if where == "-" else tmp_path / where)
+        stream(going_on, where if where == "-" else tmp_path / where, "--num_frames", 64)
 
 
 def test_ctrl_c_ends_a_stream_and_leaves_its_file_whole(going_on, tmp_path, monkeypatch):
@@ -136,6 +136,17 @@ def test_real_time_is_frames_made_over_frames_shown(monkeypatch):
     assert pace.summary() == {"first_frame_seconds": 2.0, "frames_per_second": 12.0, "real_time": 3.0}
 
 
+def test_a_stream_replaces_no_file_unless_it_is_told_to(going_on, tmp_path, capsys):
+    for name in ("a.mp4", "b.json"):
+        (tmp_path / name).write_bytes(b"somebody's")
+        with pytest.raises(SystemExit) as error:
+            stream(going_on, (tmp_path / name).with_suffix(".mp4"), "--num_frames", 4)
+        assert error.value.code == 2 and "is there already; choose another name" in capsys.readouterr().err
+        assert (tmp_path / name).read_bytes() == b"somebody's"
+    stream(going_on, tmp_path / "a.mp4", "--num_frames", 4, "--overwrite")
+    assert len(decoded(str(tmp_path / "a.mp4"))) == 4
+
+
 def test_what_cannot_be_streamed_is_refused_in_one_line(run_dir, going_on, tmp_path, capsys, monkeypatch):
     with pytest.raises(
         UserError, match=r"--stream: this model was not trained with known frames \(--tasks continuation"
@@ -143,7 +154,7 @@ def test_what_cannot_be_streamed_is_refused_in_one_line(run_dir, going_on, tmp_p
         stream(run_dir, tmp_path / "a.mp4")
     with pytest.raises(UserError, match="--stream: .* cannot be written"):
         (tmp_path / "b.mp4").mkdir()
-        stream(going_on, tmp_path / "b.mp4")
+        stream(going_on, tmp_path / "b.mp4", "--overwrite")
     capsys.readouterr()
     here = ["--checkpoint", str(going_on), "--stream", str(tmp_path / "a.mp4")]
     for flags, said in (

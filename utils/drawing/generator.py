@@ -287,7 +287,7 @@ class Generator:
         """The frames of each piece of a video; one piece without a chain."""
         from utils.drawing.chaining import pieces_of
 
-        return pieces_of(self.num_frames, *self.chain.values()) if self.chain else [slice(self.num_frames)]
+        return pieces_of(self.num_frames, *self.chain.values()) if self.chain else [slice(0, self.num_frames)]
 
     @property
     def num_steps(self) -> int:
