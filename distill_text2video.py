@@ -53,6 +53,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument(
         "--teacher_steps", type=integer(1, 1000), help="of its path; default: 8, or as many as the student has"
     )
+    group.add_argument(
+        "--trainable",
+        type=choice("all", "lora"),
+        default="all",
+        help="lora: adapters beside the teacher's weights learn, and lie in lora/ for diffusers' pipelines too",
+    )
+    group.add_argument("--lora_rank", type=integer(1, 1024), default=64, help="width of these adapters")
     group.add_argument("--guidance_scale", type=number(0), help="to be folded in; default: the teacher's")
     add_interval_arg(group, None, "default: the teacher's")
     group.add_argument("--text_encoder", help="where the frozen one lies, if not where the teacher found it")
@@ -154,7 +161,8 @@ def main(args: argparse.Namespace) -> None:
     try:
         steps = {"num_inference_steps": args.num_inference_steps, "teacher_steps": args.teacher_steps}
         guided = {"guidance_scale": guidance_scale, "guidance_interval": tuple(interval)}
-        model = Distillation(teacher, args.method, **steps, **guided)
+        rank = args.lora_rank if args.trainable == "lora" else 0
+        model = Distillation(teacher, args.method, **steps, **guided, lora_rank=rank)
     except ValueError as error:
         raise UserError(f"--num_inference_steps, --teacher_steps: {error}") from None
     modules = {"student": model.student} | ({} if model.drawn is None else {"drawn": model.drawn})
@@ -235,8 +243,10 @@ def validation_loss(model, val_set, batch_size: int, seed: int, max_clips: int =
 
 
 def save_student(run, args: argparse.Namespace, student, stored: dict, folded: dict) -> None:
-    """best_model.pth with the averaged weights of now. All processes gather them, the main process writes."""
-    from utils.runs.model_file import pack_model, save_model
+    """best_model.pth and lora/ with the averaged weights of now. All processes gather them, the main one writes."""
+    from models.adapters.low_rank import low_rank_of
+    from utils.runs.adapters import save_low_rank
+    from utils.runs.model_file import cpu_tensors, pack_model, save_model
 
     height, width = frame_shape(args)
     about = {
@@ -257,8 +267,10 @@ def save_student(run, args: argparse.Namespace, student, stored: dict, folded: d
         },
     }
     packed = pack_model(student.diffusion, student.text_encoder, stored.get("autoencoder"), **about)
+    low_rank = low_rank_of(cpu_tensors(student.diffusion.unet)) if args.trainable == "lora" else {}
     if run.main_process:
         save_model(run.run_dir / "best_model.pth", packed)
+        save_low_rank(run.run_dir, low_rank)
 
 
 if __name__ == "__main__":

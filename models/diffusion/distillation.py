@@ -16,6 +16,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from models.adapters.low_rank import OF_STUDENTS, add_low_rank
 from models.diffusion.captioned import CaptionedDiffusion
 from models.diffusion.text2video import TextToVideoDiffusion
 
@@ -30,7 +31,8 @@ class Distillation(nn.Module):
 
     teacher: stays as it is. num_inference_steps: of the student. teacher_steps: of the teacher's grid, a multiple of
     these that divides the timesteps ("consistency" only). guidance_scale, guidance_interval: of the teacher, see
-    TextToVideoDiffusion.sample. Raises ValueError for an unknown method and steps that do not divide so.
+    TextToVideoDiffusion.sample. lora_rank: of adapters beside the teacher's weights that alone learn; 0: all learn.
+    Raises ValueError for an unknown method and steps that do not divide so.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Distillation(nn.Module):
         teacher_steps: int = 8,
         guidance_scale: float = 1.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
+        lora_rank: int = 0,
     ):
         super().__init__()
         if method not in METHODS:
@@ -56,7 +59,9 @@ class Distillation(nn.Module):
         self.method, self.num_inference_steps, self.teacher_steps = method, num_inference_steps, teacher_steps
         self.guidance_scale, self.guidance_interval = guidance_scale, guidance_interval
         self.teacher = teacher.requires_grad_(False).eval()
-        self.student = copy.deepcopy(teacher.diffusion.unet).requires_grad_(True)
+        self.student = copy.deepcopy(teacher.diffusion.unet).requires_grad_(not lora_rank)
+        if lora_rank:
+            add_low_rank(self.student, lora_rank, OF_STUDENTS)
         self.drawn = copy.deepcopy(self.student) if method == "distribution" else None  # learns what the student draws
 
     @property

@@ -10,6 +10,7 @@ import torch
 from diffusers import AnimateDiffPipeline, DDIMScheduler, MotionAdapter, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
+import distill_text2video
 from models.adapters.low_rank import add_low_rank, merged
 from models.adapters.motion_unet import MotionUNet
 from tests.latents.test_image_model import (
@@ -41,12 +42,15 @@ def motion_run(pipelines, data, tmp_path_factory) -> Path:
     return run_dir
 
 
-def animatediff(folder: Path, adapter: Path, lora: Path | None = None, steps: int = 8) -> torch.Tensor:
-    """Frames (3, T, H, W) in [-1, 1] of diffusers' own pipeline, from the noise that `video` draws from."""
+def animatediff(
+    folder: Path, adapter: Path, lora: Path | None = None, steps: int = 8, guidance_scale: float = 6.0, **scheduler
+) -> torch.Tensor:
+    """Frames (3, T, H, W) in [-1, 1] of diffusers' own pipeline, from the noise that `video` draws from. scheduler:
+    settings of DDIM that are not the pipeline's."""
     modules = MotionAdapter.from_pretrained(adapter)
     parts = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None).components
     parts = {name: parts[name] for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
-    parts["scheduler"] = DDIMScheduler.from_config(parts["scheduler"].config, clip_sample=False)
+    parts["scheduler"] = DDIMScheduler.from_config(parts["scheduler"].config, clip_sample=False, **scheduler)
     pipeline = AnimateDiffPipeline(**parts, motion_adapter=modules)
     pipeline.set_progress_bar_config(disable=True)
     if lora is not None:
@@ -57,7 +61,7 @@ def animatediff(folder: Path, adapter: Path, lora: Path | None = None, steps: in
         latents=noise(3)[None],
         num_frames=3,
         num_inference_steps=steps,
-        guidance_scale=6.0,
+        guidance_scale=guidance_scale,
         height=64,
         width=64,
         output_type="pt",
@@ -112,6 +116,26 @@ def test_lora_learns_beside_the_image_model(network, pipelines, data, tmp_path):
         pipeline.unload_lora_weights()
         for name, value in pipeline.unet.state_dict().items():
             torch.testing.assert_close(model[name].reshape(value.shape), value, rtol=0, atol=1e-6)
+
+
+def test_a_student_leaves_as_adapters_that_animatediff_draws_alike(motion_run, pipelines, tmp_path):
+    argv = ["--teacher", motion_run, "--output_dir", tmp_path / "student", "--no_wandb", "--num_workers", 0]
+    argv += ["--trainable", "lora", "--lora_rank", 2, "--max_train_steps", 3, "--learning_rate", 0.01, "--log_every", 1]
+    distill_text2video.main(distill_text2video.parse_args([str(word) for word in argv]))
+    assert len(losses(tmp_path / "student")) == 3
+    model, teacher = (load_model(run)["unet"] for run in (tmp_path / "student", motion_run))
+    changed = {name for name in teacher if not torch.equal(model[name], teacher[name])}
+    low_rank = load_file(tmp_path / "student/lora/pytorch_lora_weights.safetensors")
+    adapted = {name.removeprefix("unet.").removesuffix(".lora_A.weight") for name in low_rank if "lora_A" in name}
+    assert changed == {f"{name}.weight" for name in adapted}
+    for kind in ("motion_modules", ".attentions.", "ff.net.2", "time_emb_proj"):
+        assert any(kind in name for name in adapted), kind
+    found = video(trained(tmp_path / "student"), "ddim", 3, 1.0, steps=4)
+    how = {"timestep_spacing": "trailing", "steps_offset": 0, "set_alpha_to_one": True}
+    theirs = animatediff(
+        pipelines["v1"], motion_run / "motion_adapter", tmp_path / "student/lora", steps=4, guidance_scale=1.0, **how
+    )
+    torch.testing.assert_close(found, theirs.clamp(-1, 1), rtol=0, atol=1e-4)
 
 
 def test_a_resumed_lora_ends_as_one_that_was_not_stopped(pipelines, data, tmp_path):
