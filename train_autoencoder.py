@@ -45,6 +45,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--model_channels", type=integer(8, 4096), default=256, help="width of the residual blocks")
     group.add_argument("--encoder_layers", type=integer(1, 64), default=4, help="residual blocks")
     group.add_argument("--decoder_layers", type=integer(1, 64), default=6, help="residual blocks")
+    group.add_argument(
+        "--detail_channels",
+        type=integer(0, 1024),
+        default=0,
+        help="convolutions of so many channels over squares of 4x4 px behind the last layer: crisper outlines; 0: none",
+    )
 
     group = parser.add_argument_group("loss, beside the absolute error")
     group.add_argument("--mse_weight", type=number(0), default=4.0, help="of the squared error")
@@ -68,6 +74,10 @@ def add_training_args(parser: argparse.ArgumentParser) -> None:
     add_length_args(group, batch_size=2, num_epochs=100, optimizer="muon")
     group.add_argument(
         "--crop_size", type=integer(8, 4096), default=None, help="learn from so many px squared of each; default: all"
+    )
+    group.add_argument("--crops_per_clip", type=integer(1, 256), default=1, help="so many such parts of each clip")
+    group.add_argument(
+        "--crop_choices", type=integer(1, 256), default=1, help="each the one with most detail of so many places"
     )
     add_optimizer_args(
         group, learning_rate=2e-2, lr_scheduler="warmup_stable_decay", lr_warmup_steps=20, adam_beta2=0.99
@@ -95,6 +105,9 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
             yield f"{length}: got {frames}, must be a multiple of --patch_frames, {args.patch_frames}"
     if args.crop_size is not None and args.crop_size % args.patch_size:
         yield f"--crop_size: got {args.crop_size}, must be a multiple of --patch_size, {args.patch_size}"
+    for name in ("crops_per_clip", "crop_choices"):
+        if args.crop_size is None and getattr(args, name) > 1:
+            yield f"--{name}: needs --crop_size, of what size they are"
     yield from check_run_args(args, args.data_dir)
 
 
@@ -102,7 +115,7 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     from models.patch_autoencoder import PatchAutoencoder
-    from models.reconstruction import AutoencoderTraining, PatchDiscriminator, random_crop
+    from models.reconstruction import AutoencoderTraining, PatchDiscriminator, random_crops
     from utils.files import whole_files
     from utils.runs.model_file import cpu_tensors
     from utils.tensors import tensor_bytes
@@ -129,6 +142,7 @@ def main(args: argparse.Namespace) -> None:
         encoder_layers=args.encoder_layers,
         decoder_layers=args.decoder_layers,
         double_z=args.kl_weight > 0,
+        detail_channels=args.detail_channels,
     )
     if args.gradient_checkpointing:
         autoencoder.enable_gradient_checkpointing()
@@ -188,7 +202,8 @@ def main(args: argparse.Namespace) -> None:
             validate()  # a stop does not wait for it
         for batches in run.steps():
             for batch in batches:
-                videos = random_crop(batch["video"], args.crop_size).to(run.device, non_blocking=True)
+                videos = random_crops(batch["video"], args.crop_size, args.crops_per_clip, args.crop_choices)
+                videos = videos.to(run.device, non_blocking=True)
                 with run.accelerator.autocast():
                     loss, terms = trained(videos, adversarial=run.step >= args.adversarial_start)
                 run.backward(loss, **terms)

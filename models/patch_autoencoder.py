@@ -2,11 +2,12 @@
 
 A patch of t x s x s pixels is made channels, and a few residual blocks work on the grid of patches, as in Cosmos
 (NVIDIA 2025, arXiv:2501.03575) and LTX-Video (HaCohen et al. 2024, arXiv:2501.00103), which fold pixels first as well.
-No layer works at the full size, so 16x256x256 pixels cost what 4x16x16 do. Convolutions are factorised in space and
-time (Tran et al. 2018, arXiv:1711.11248), and norms look at one place alone: what is decoded in tiles has no seams
-beyond the reach of the convolutions.
+No layer works at the full size, so 16x256x256 pixels cost what 4x16x16 do, and a little more with a DetailHead.
+Convolutions are factorised in space and time (Tran et al. 2018, arXiv:1711.11248), and norms look at one place alone:
+what is decoded in tiles has no seams beyond the reach of the convolutions.
 """
 
+from math import gcd
 from typing import NamedTuple
 
 import torch
@@ -31,7 +32,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
 
     patch_size: (t, s), pixels of a patch in time and along either side. width: channels of the residual blocks.
     encoder_layers, decoder_layers: residual blocks. double_z: whether the encoder gives deviations too, for training
-    with a KL term; else they are zero and the distribution is its mean.
+    with a KL term; else they are zero and the distribution is its mean. detail_channels: of a DetailHead; 0 for none.
     """
 
     _supports_gradient_checkpointing = True
@@ -46,6 +47,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         encoder_layers: int = 3,
         decoder_layers: int = 4,
         double_z: bool = False,
+        detail_channels: int = 0,
     ):
         super().__init__()
         self.gradient_checkpointing = False
@@ -57,6 +59,8 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         self.decoder = nn.ModuleList([ResidualBlock(width) for _ in range(decoder_layers)])
         self.norm_out = PlaceNorm(width)
         self.patch_out = nn.Conv3d(width, folded, 1)
+        head = (width, detail_channels, in_channels, patch_size)
+        self.detail_head = DetailHead(*head) if detail_channels else None
 
     @apply_forward_hook
     def encode(self, videos: Tensor) -> EncoderOutput:
@@ -68,7 +72,9 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
     @apply_forward_hook
     def decode(self, latents: Tensor) -> DecoderOutput:
         hidden = self._run(self.decoder, self.decoder_in(latents))
-        return DecoderOutput(sample=unfold(self.patch_out(silu(self.norm_out(hidden))), *self.config.patch_size))
+        hidden = silu(self.norm_out(hidden))
+        videos = unfold(self.patch_out(hidden), *self.config.patch_size)
+        return DecoderOutput(sample=videos if self.detail_head is None else videos + self.detail_head(hidden))
 
     def _run(self, blocks: nn.ModuleList, hidden: Tensor) -> Tensor:
         for block in blocks:
@@ -90,6 +96,28 @@ class ResidualBlock(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         return hidden + self.conv_time(silu(self.norm2(self.conv_space(silu(self.norm1(hidden))))))
+
+
+class DetailHead(nn.Module):
+    """What one linear layer cannot say of the pixels of a patch, to be added to what it says: convolutions over squares
+    of 4x4 pixels (of the largest part of 4 that a patch divides by), each frame by itself. Zero at the start.
+
+    The last layer says thousands of numbers of a patch from a few hundred channels; outlines stay soft for it.
+    """
+
+    def __init__(self, width: int, hidden: int, channels: int, patch_size: tuple[int, int]):
+        super().__init__()
+        frames, size = patch_size
+        self.square = gcd(size, 4)
+        self.squares = frames, size // self.square
+        self.proj_in = nn.Conv3d(width, hidden * frames * self.squares[1] ** 2, 1)
+        self.conv = nn.Conv3d(hidden, hidden, (1, 3, 3), padding=(0, 1, 1))
+        self.conv_out = zero_init(nn.Conv3d(hidden, channels * self.square**2, (1, 3, 3), padding=(0, 1, 1)))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, width, T/t, H/s, W/s) to (B, channels, T, H, W)."""
+        x = unfold(self.proj_in(hidden), *self.squares)
+        return unfold(self.conv_out(silu(self.conv(silu(x)))), 1, self.square)
 
 
 class PlaceNorm(nn.Module):

@@ -72,16 +72,30 @@ class AutoencoderTraining(nn.Module):
         return loss, terms
 
 
-def random_crop(videos: Tensor, size: int | None) -> Tensor:
-    """size x size pixels of each clip (B, C, T, H, W), wherever; whole sides that are no longer. None: all of it."""
+def random_crops(videos: Tensor, size: int | None, per_clip: int = 1, choices: int = 1) -> Tensor:
+    """`per_clip` times size x size pixels of each clip (B, C, T, H, W), clip after clip, or whole sides where these are
+    no longer; None: all of it. Each is the most detailed of so many (`choices`): most of a frame is soon learnt."""
     if size is None:
         return videos
     sides = [min(size, side) for side in videos.shape[3:]]
     parts = []
     for video in videos:
-        top, left = (int(torch.randint(side - part + 1, ())) for side, part in zip(video.shape[2:], sides, strict=True))
-        parts.append(video[..., top : top + sides[0], left : left + sides[1]])
+        for _ in range(per_clip):
+            found = [random_crop(video, sides) for _ in range(choices)]
+            parts.append(max(found, key=detail) if choices > 1 else found[0])
     return torch.stack(parts)
+
+
+def random_crop(video: Tensor, sides: list[int]) -> Tensor:
+    """(height, width) pixels of a clip (C, T, H, W), wherever."""
+    top, left = (int(torch.randint(side - part + 1, ())) for side, part in zip(video.shape[2:], sides, strict=True))
+    return video[..., top : top + sides[0], left : left + sides[1]]
+
+
+def detail(video: Tensor) -> float:
+    """How much pixels of a clip (C, T, H, W) differ from those 4 to the right and 4 below, of every fourth one."""
+    video = video[..., ::4, ::4]
+    return sum(float(video.diff(dim=dim).abs().sum()) for dim in (2, 3))
 
 
 def hinge_loss(discriminator: nn.Module, real: Tensor, made: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from utils.pretrained.autoencoder import load_autoencoder
 from utils.runs.checkpoint import load_checkpoint
 
 NETWORK = ("--model_channels", "32", "--encoder_layers", "1", "--decoder_layers", "1", "--patch_size", "8")
+CROPS = ("--crop_size", "16", "--crops_per_clip", "2", "--crop_choices", "3", "--detail_channels", "4")
 STEPS = ("--max_train_steps", "4", "--checkpoint_every", "2", "--validate_every", "2", "--sample_every", "4")
 
 
@@ -80,7 +81,7 @@ def test_the_best_weights_are_the_moving_average_and_give_the_psnr_that_was_logg
 
 @pytest.mark.parametrize(
     "more",
-    [(), ("--adversarial_weight", "0.1", "--adversarial_start", "3", "--kl_weight", "1e-3", "--crop_size", "16")],
+    [(), ("--adversarial_weight", "0.1", "--adversarial_start", "3", "--kl_weight", "1e-3", *CROPS)],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(data, tmp_path, more):
     train(data, tmp_path / "whole", *STEPS, *more)
@@ -163,6 +164,8 @@ def test_what_cannot_be_is_refused_in_one_line(data, tmp_path, capsys):
         (("--frame_size", "36"), "--frame_size: got 36x36, must be multiples of --patch_size, 8"),
         (("--num_frames", "6"), "--num_frames: got 6, must be a multiple of --patch_frames, 4"),
         (("--crop_size", "20"), "--crop_size: got 20, must be a multiple of --patch_size, 8"),
+        (("--crops_per_clip", "2"), "--crops_per_clip: needs --crop_size"),
+        (("--crop_choices", "2"), "--crop_choices: needs --crop_size"),
         (("--data_dir", tmp_path / "none"), "--data_dir: there is no folder"),
         (("--buckets", "32x32x4", "32x20x4"), "--buckets: got 32x20, must be multiples of --patch_size, 8"),
         (("--buckets", "32x32x4", "32x32x5"), "--buckets: got 5, must be a multiple of --patch_frames, 4"),

@@ -14,7 +14,7 @@ from models.reconstruction import (
     frozen,
     hinge_loss,
     psnr,
-    random_crop,
+    random_crops,
     ssim,
 )
 
@@ -26,7 +26,7 @@ def clips(seed: int = 0, batch: int = 2, size: int = 32) -> torch.Tensor:
 def tiny(**settings) -> PatchAutoencoder:
     torch.manual_seed(0)
     model = PatchAutoencoder(
-        latent_channels=8, patch_size=(4, 8), width=16, encoder_layers=1, decoder_layers=1, **settings
+        **{"latent_channels": 8, "patch_size": (4, 8), "width": 16, "encoder_layers": 1, "decoder_layers": 1} | settings
     )
     for block in (*model.encoder, *model.decoder):
         nn.init.normal_(block.conv_time.weight, std=0.1)  # as after some training
@@ -51,6 +51,21 @@ def test_a_place_of_the_output_depends_on_its_neighbourhood_alone():
     assert not torch.allclose(
         whole[..., 56:64, :], torch.cat([tile[..., 56:64, :], tile[..., 56:64, :32]], -1), atol=1e-3
     )
+
+
+@pytest.mark.parametrize(("size", "square"), [(8, 4), (6, 2), (4, 4)])
+def test_a_head_for_detail_starts_as_nothing_and_sees_the_squares_beside(size, square):
+    without, head = (tiny(patch_size=(4, size), detail_channels=channels) for channels in (0, 8))
+    head.load_state_dict(without.state_dict(), strict=False)
+    latents = torch.randn(1, 8, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(head.decode(latents).sample, without.decode(latents).sample)
+    assert head.detail_head.square == square
+    nn.init.normal_(head.detail_head.conv_out.weight, std=0.1)
+    seen = head.detail_head(torch.zeros(1, 16, 1, 5, 5).index_fill_(3, torch.tensor(2), 1.0))
+    rows = (seen - head.detail_head(torch.zeros(1, 16, 1, 5, 5))).abs().amax(dim=(0, 1, 2, 4)) > 0
+    assert seen.shape == (1, 3, 4, 5 * size, 5 * size)
+    assert rows.nonzero().flatten().tolist() == list(range(2 * size - 2 * square, 3 * size + 2 * square))
 
 
 def test_the_distribution_has_a_deviation_only_if_it_was_asked_for():
@@ -163,14 +178,27 @@ def test_crops_lie_anywhere_inside_and_keep_all_frames():
     corners = set()
     for seed in range(80):
         torch.manual_seed(seed)
-        parts = random_crop(video, 12)
+        parts = random_crops(video, 12)
         assert parts.shape == (2, 1, 4, 12, 12)
         for part, whole in zip(parts, video, strict=True):
             top, left = divmod(int(part[0, 0, 0, 0]) % (16 * 24), 24)
             assert torch.equal(part, whole[..., top : top + 12, left : left + 12])
             corners.add((top, left))
     assert {top for top, _ in corners} == set(range(5)) and {left for _, left in corners} == set(range(13))
-    assert random_crop(video, None) is video and random_crop(video, 20).shape == (2, 1, 4, 16, 20)
+    assert random_crops(video, None) is video and random_crops(video, 20).shape == (2, 1, 4, 16, 20)
+
+
+def test_several_crops_of_a_clip_follow_each_other_and_the_most_detailed_are_chosen():
+    video = torch.zeros(2, 1, 4, 64, 64)
+    video[1] = 1
+    video[:, :, :, 8:24, 40:56] = 0.5
+    torch.manual_seed(0)
+    plain, chosen = (random_crops(video, 24, per_clip=20, choices=choices) for choices in (1, 8))
+    assert plain.shape == chosen.shape == (40, 1, 4, 24, 24)
+    for parts in (plain, chosen):
+        assert (parts[:20] != 1).all() and (parts[20:] != 0).all()
+    with_edges = [(parts.amax(dim=(1, 2, 3, 4)) > parts.amin(dim=(1, 2, 3, 4))).sum() for parts in (plain, chosen)]
+    assert with_edges[1] > 37 > 1.3 * with_edges[0]
 
 
 def test_a_picture_stands_still_for_a_patch():
