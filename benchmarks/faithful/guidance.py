@@ -16,7 +16,8 @@ from pathlib import Path
 
 from utils.cli import Parser, choice, integer, number, run
 
-HOW = ("sampler", "steps", "guidance_scale", "low")
+HOW = ("sampler", "steps", "guidance_scale", "low", "rescale", "parallel")
+PLAIN = 0.0, 1.0  # rescale and parallel that change nothing
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -34,6 +35,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--lows", type=number(0, 0.99), nargs="+", default=[0.0, 0.6], help="guidance acts from here to 1: pure noise"
     )
+    parser.add_argument("--rescales", type=number(0, 1), nargs="+", default=[0.0], help="--guidance_rescale")
+    parser.add_argument("--parallels", type=number(0, 1), nargs="+", default=[1.0], help="--guidance_parallel")
     return parser.parse_args(argv)
 
 
@@ -42,23 +45,25 @@ def main(args: argparse.Namespace) -> None:
     from benchmarks.text2video.time_to_prompt import run_script
 
     rows = []
-    for how in itertools.product(args.runs, args.samplers, args.steps, args.guidance_scales, args.lows):
-        run_dir, sampler, steps, scale, low = how
-        if scale == 1 and low != args.lows[0]:
-            continue  # there is no guidance to be left out
-        folder = args.work_dir / f"{run_dir.name}_{sampler}_{steps}_{scale:g}_{low:g}"
+    ways = args.samplers, args.steps, args.guidance_scales, args.lows, args.rescales, args.parallels
+    for run_dir, *how in itertools.product(args.runs, *ways):
+        sampler, steps, scale, low, rescale, parallel = how
+        if scale == 1 and (low, rescale, parallel) != (args.lows[0], args.rescales[0], args.parallels[0]):
+            continue  # there is no guidance to be changed
+        plain = (rescale, parallel) == PLAIN
+        name = f"{run_dir.name}_{sampler}_{steps}_{scale:g}_{low:g}"
+        folder = args.work_dir / (name if plain else f"{name}_{rescale:g}_{parallel:g}")
         if not (folder / "evaluation.json").is_file():
             data_dir = args.data_dir or json.loads((run_dir / "args.json").read_text(encoding="utf-8"))["data_dir"]
             flags = ["--checkpoint", run_dir, "--data_dir", data_dir, "--num_prompts", args.num_prompts]
             flags += ["--sampler", sampler, "--num_inference_steps", steps, "--guidance_scale", scale]
-            flags += ["--guidance_interval", low, 1]
+            flags += ["--guidance_interval", low, 1, "--guidance_rescale", rescale, "--guidance_parallel", parallel]
             run_script("evaluate_text2video.py", *flags, "--output_dir", folder)
         found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-        about = {"run": run_dir.name, "sampler": sampler, "steps": steps, "guidance_scale": scale, "low": low}
-        rows.append(about | row(found))
+        rows.append({"run": run_dir.name, **dict(zip(HOW, how, strict=True)), **row(found)})
         print(line(rows[-1]), flush=True)
     command = "python -m benchmarks.faithful.guidance --runs DIR ... --work_dir DIR"
-    for name in ("name", "num_prompts", "samplers", "steps", "guidance_scales", "lows"):
+    for name in ("name", "num_prompts", "samplers", "steps", "guidance_scales", "lows", "rescales", "parallels"):
         values = getattr(args, name)
         command += f" --{name} {' '.join(map(str, values if isinstance(values, list) else [values]))}"
     summary = means(rows) if len(args.runs) > 1 else []

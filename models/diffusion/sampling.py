@@ -47,6 +47,7 @@ class Sampling:
         num_inference_steps: int = 25,
         guidance_scale: float = 1.0,
         guidance_rescale: float = 0.0,
+        guidance_parallel: float = 1.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         thresholding: str | None = None,
         window_frames: int | None = None,
@@ -112,7 +113,7 @@ class Sampling:
             scale, texts, masks, known = guidance_scale, context, mask, some_steps(given, steps)
             if not guidance_interval[0] <= float(timestep) / self.num_timesteps <= guidance_interval[1]:
                 scale, texts, masks, known = 1.0, *_but_the_first(texts, masks, known, len(context) - unguided)
-            how = scale, guidance_rescale, thresholding, known, list(scales.values())
+            how = scale, guidance_rescale, thresholding, known, list(scales.values()), guidance_parallel
             clip = self.denoise(noisy, timestep, texts, masks, *how)
             if replacement is not None:
                 known, where = (each[:, :, steps] for each in replacement)
@@ -161,11 +162,14 @@ class Sampling:
         thresholding: str = "static",
         conditions: dict[str, Tensor] | None = None,
         scales: Sequence[float] = (),
+        guidance_parallel: float = 1.0,
     ) -> Tensor:
         """The network's guess of the clean clip behind `noisy`, (B, C, T, H, W), guided and kept in range.
 
         Guidance (Ho and Salimans 2022, eq. 6, with their 1 + w as guidance_scale) and its rescaling (Lin et al. 2023,
-        eq. 15 and 16) act on what the network predicts; with guidance, context holds the B negative texts before the B
+        eq. 15 and 16) act on what the network predicts; of what guidance adds to the clip the part along the clip,
+        mostly contrast, counts guidance_parallel times (the eta of Sadat et al. 2024, arXiv:2410.02416, sec. 4, without
+        their momentum and threshold); with guidance, context holds the B negative texts before the B
         texts. conditions, of as many samples as context, are given to all of these; for each of `scales` context and
         conditions go on with B texts without one of them, and what that one makes of the prediction counts so many
         times (Brooks et al. 2023, arXiv:2211.09800, sec. 3.2). At high noise an error of epsilon is multiplied by
@@ -181,16 +185,25 @@ class Sampling:
         prediction, *lacking = prediction.split(
             [len(prediction) - len(scales) * len(noisy)] + [len(noisy)] * len(scales)
         )
-        positive = prediction[-len(noisy) :]
+        negative, positive = prediction[: len(noisy)], prediction[-len(noisy) :]
         if guidance_scale != 1:
-            prediction = prediction[: len(noisy)] + guidance_scale * (positive - prediction[: len(noisy)])
+            prediction = negative + guidance_scale * (positive - negative)
         for scale, less in zip(scales, lacking, strict=True):
             prediction = prediction + (scale - 1) * (positive - less)
         if guidance_scale != 1 and guidance_rescale > 0:
             dims = tuple(range(1, prediction.dim()))
             matched = prediction * (positive.std(dims, keepdim=True) / prediction.std(dims, keepdim=True))
             prediction = guidance_rescale * matched + (1 - guidance_rescale) * prediction
-        clip = self.predict_clip(prediction, noisy, batch[: len(noisy)])
+        times = batch[: len(noisy)]
+        clip = self.predict_clip(prediction, noisy, times)
+        if guidance_scale != 1 and guidance_parallel != 1:
+            guess, other = (self.predict_clip(each, noisy, times) for each in (positive, negative))
+            along = (guess - other).flatten(1) * guess.flatten(1)
+            share = along.sum(dim=1) / guess.flatten(1).square().sum(dim=1).clamp(min=1e-8)
+            clip = (
+                clip
+                - (guidance_scale - 1) * (1 - guidance_parallel) * share.reshape(-1, *[1] * (clip.dim() - 1)) * guess
+            )
         if thresholding == "dynamic":
             limit = clip.flatten(1).abs().quantile(0.995, dim=1).clamp(min=1).reshape(-1, *[1] * (clip.dim() - 1))
             return clip.clamp(-limit, limit) / limit

@@ -48,6 +48,7 @@ ZERO = [
     "text_dropout",
     "guidance_scale",
     "guidance_rescale",
+    "guidance_parallel",
     "guidance_interval",
     "pixel_channels",
     "cross_attention_levels",
@@ -198,6 +199,8 @@ def a13(place: Place) -> str:
 @row("A14", "flags that contradict each other are refused")
 def a14(place: Place) -> str:
     place.train_svd("--random_crop").refused("--random_crop: needs --no_cache")
+    alone = ("--cross_attention_levels", 0, 0, "--self_attention_levels", 0, 1)
+    place.train(*alone).refused("--self_attention_levels: is beside that to the text")
     flags = ("--video_dir", place.data, "--output_dir", place.out, "--min_frames", 9, "--max_frames", 4)
     place.run("prepare_dataset", *flags).refused("--max_frames: got 4, must be at least --min_frames (9)")
     return place.train("--resume", place.shared.run_dir).refused("--resume: lies outside --output_dir")

@@ -47,6 +47,12 @@ def add_sampling_args(parser: Parser) -> None:
     )
     group.add_argument("--guidance_scale", type=number(0), help="1 is none; default: the one of the training")
     group.add_argument("--guidance_rescale", type=number(0, 1), default=0.0, help="against overexposure, 0.7 is usual")
+    group.add_argument(
+        "--guidance_parallel",
+        type=number(0, 1),
+        default=1.0,
+        help="how much counts what guidance adds along the clip itself; 0 keeps contrast as it is",
+    )
     add_interval_arg(group, None, "default: the one of the training")
     group.add_argument(
         "--thresholding",

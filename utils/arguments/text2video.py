@@ -240,6 +240,9 @@ def check_model_args(args: argparse.Namespace) -> Iterator[str]:
     for name in ("cross_attention_levels", "self_attention_levels", "temporal_attention_levels"):
         if getattr(args, name) is not None and len(getattr(args, name)) != levels:
             yield f"--{name}: got {len(getattr(args, name))} numbers, --channel_mult has {levels} levels"
+    beside = zip(args.self_attention_levels or (), args.cross_attention_levels or (), strict=False)
+    if not args.resume and any(own and not text for own, text in beside):
+        yield "--self_attention_levels: is beside that to the text; give these levels to --cross_attention_levels too"
     for mult in args.channel_mult:
         for name in ("norm_num_groups", "num_attention_heads"):
             if args.model_channels * mult % getattr(args, name):

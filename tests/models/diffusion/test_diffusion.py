@@ -307,6 +307,20 @@ def test_guidance_rescale_restores_the_spread_of_the_conditional_prediction(clip
     torch.testing.assert_close(rescaled[0].std(), positive[0].std(), rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize("prediction_type", ["sample", "epsilon", "v_prediction"])
+def test_guidance_along_the_clip_counts_as_in_diffusers(clip, text, prediction_type):
+    from diffusers.guiders.adaptive_projected_guidance import normalized_guidance
+
+    answers = torch.cat([0.05 * torch.randn_like(clip), 0.1 * torch.randn_like(clip)])
+    diffusion = TextToVideoDiffusion(Answer(lambda noisy: answers), prediction_type=prediction_type)
+    texts, timestep = torch.cat([text, text]), torch.tensor(300)
+    negative, positive = (diffusion.predict_clip(each, clip, timestep[None]) for each in answers.chunk(2))
+    for eta in (0.0, 0.4, 1.0):
+        found = diffusion.denoise(clip, timestep, texts, None, 3.0, thresholding="none", guidance_parallel=eta)
+        expected = normalized_guidance(positive, negative, 2.0, eta=eta, use_original_formulation=True)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("thresholding", ["static", "dynamic"])
 def test_wrong_noise_at_the_last_timestep_cannot_blow_up_the_clip(clip, text, thresholding):
     """With the cosine schedule an error of epsilon counts 20,000-fold there: LTH14/mar#70 and many black videos."""
