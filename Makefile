@@ -38,7 +38,7 @@ demo: $(VENV)/installed ## data, training, videos and their score from nothing o
 
 demo256: $(VENV)/installed ## the same at 16 frames of 256x256, in latents of an autoencoder that it trains first; resumes when typed again
 	$(PY) video_dataset.py --num_clips 1500 --num_frames 16 --frame_size 256 --output_dir $(DEMO256_DATA)
-	$(PY) train_autoencoder.py --preset small --data_dir $(DEMO256_DATA) --output_dir $(DEMO256_VAE) --max_train_steps 1000 \
+	$(PY) train_autoencoder.py --preset small --data_dir $(DEMO256_DATA) --output_dir $(DEMO256_VAE) --max_train_steps 700 \
 	    --resume auto --no_wandb
 	$(PY) train_text2video.py --preset demo256 --data_dir $(DEMO256_DATA) --vae $(DEMO256_VAE) \
 	    --latent_cache $(DEMO256_DATA)/latents --output_dir $(DEMO256_RUN) --resume auto --no_wandb

@@ -27,7 +27,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--work_dir", type=Path, required=True, help="data, runs and videos stay here")
     parser.add_argument("--num_prompts", type=integer(1, 10_000), default=48, help="per group: seen and held out")
     parser.add_argument("--num_clips", type=integer(8), default=1500, help="fewer for a quick look")
-    parser.add_argument("--autoencoder_steps", type=integer(1), default=1000, help="fewer for a quick look")
+    parser.add_argument("--autoencoder_steps", type=integer(1), default=700, help="fewer for a quick look")
     parser.add_argument("--steps", type=integer(1), default=None, help="of the diffusion; default: the preset's")
     return parser.parse_args(argv)
 
@@ -70,7 +70,7 @@ def latents(args: argparse.Namespace, work: Path, seed: int) -> dict:
 def pixels(args: argparse.Namespace, work: Path, seed: int, patch: int) -> dict:
     """The demo's network on 16x64x64 pixels, for as many multiplications as the latents took."""
     how = ["--preset", "demo", "--num_frames", 16, "--frame_size", 64, "--target_fps", 8, "--patch_size", patch]
-    in_latents = steps(args) * flops(["--preset", "demo256"], 16, (4, 16, 16))
+    in_latents = steps(args) * flops(["--preset", "demo256"], *latent_shape())
     count = max(1, round(in_latents / flops(how, 3, (16, 64, 64))))
     return trained(args, work, f"pixels{patch}", seed, how, count)
 
@@ -79,6 +79,17 @@ def steps(args: argparse.Namespace) -> int:
     import train_text2video
 
     return args.steps or train_text2video.parse_args(["--preset", "demo256", "--dry_run"]).max_train_steps
+
+
+def latent_shape() -> tuple[int, tuple[int, int, int]]:
+    """(channels, (frames, height, width)) of a clip to the autoencoder of `--preset small`."""
+    import tomllib
+
+    from utils.arguments.presets import CONFIGS
+
+    small = tomllib.loads((CONFIGS / "autoencoder" / "small.toml").read_text(encoding="utf-8"))
+    side = small["frame_size"] // small["patch_size"]
+    return small["latent_channels"], (small["num_frames"] // small["patch_frames"], side, side)
 
 
 def flops(flags: list, channels: int, clip: tuple[int, int, int]) -> int:

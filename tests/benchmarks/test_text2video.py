@@ -218,7 +218,7 @@ def test_the_demo_in_latents_is_measured_beside_pixels_and_goes_on(tmp_path, mon
 def costs_of_a_step(demo256):
     in_pixels = ["--preset", "demo", "--num_frames", 16, "--frame_size", 64, "--patch_size"]
     pixels = [demo256.flops([*in_pixels, patch], 3, (16, 64, 64)) for patch in demo256.PATCHES]
-    return [demo256.flops(["--preset", "demo256"], 16, (4, 16, 16)), *pixels]
+    return [demo256.flops(["--preset", "demo256"], *demo256.latent_shape()), *pixels]
 
 
 def test_sampling_weighs_time_against_accuracy(tmp_path, monkeypatch, capsys):
