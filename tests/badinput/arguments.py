@@ -51,6 +51,7 @@ ZERO = [
     "guidance_parallel",
     "guidance_interval",
     "pixel_channels",
+    "detail_channels",
     "cross_attention_levels",
     "self_attention_levels",
     "temporal_attention_levels",
