@@ -150,6 +150,7 @@ def test_on_other_data_captions_of_validation_clips_are_drawn_and_nothing_is_jud
     assert found["reading"]["num_frames"] == 4 and found["num_real"] == 23
 
 
+@pytest.mark.slow
 def test_runs_whose_intervals_overlap_are_not_ranked(data, fresh, tmp_path, capsys):
     for name, folder in (("a", fresh), ("b", fresh)):
         evaluate("--videos", folder, "--data_dir", data, "--output_dir", tmp_path / name)

@@ -52,6 +52,7 @@ def test_one_bit_one_sample_and_one_number_make_a_difference():
         assert difference(run, changed).exists, changed
 
 
+@pytest.mark.slow
 def test_no_checkpoint_is_lost_to_kill_9(tmp_path):
     """In a process of its own: the one of the tests has threads by now, and cannot be forked."""
     command = [sys.executable, "-m", "tests.reliability.kill9", "--n", "4", "--json", str(tmp_path / "kills.json")]

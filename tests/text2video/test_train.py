@@ -221,6 +221,7 @@ def test_epsilon_is_refused_with_the_weighting_that_grows_without_bound(data, tm
     train(data, tmp_path / "run", "--prediction_type", "epsilon", "--loss_weighting", "none", "--max_train_steps", "1")
 
 
+@pytest.mark.slow
 def test_shuffled_captions_cost_more_after_training(data, tmp_path):
     """The text path works end to end: colours are learnt first, so a wrong caption must raise the loss."""
     from video_dataset import TextVideoDataset
