@@ -4,11 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 import train_text2video
 from benchmarks import measure
-from benchmarks.realtime import students
+from benchmarks.realtime import faster, network, students
 from benchmarks.text2video import time_to_prompt
+from models.diffusion.captioned import CaptionedDiffusion
+from models.diffusion.text2video import TextToVideoDiffusion
 from utils.demo_data import shapes
 from utils.demo_data.demo_dataset import write_demo_dataset
 
@@ -49,3 +52,69 @@ def test_students_stand_beside_their_teacher_and_nothing_is_run_twice(tmp_path, 
     monkeypatch.setattr(time_to_prompt, "run_script", None)
     students.main(students.parse_args(argv))
     assert json.loads((tmp_path / "students.json").read_text())["rows"] == stored["rows"]
+
+
+DRAWN = {"num_frames": 4, "height": 16, "width": 16, "num_inference_steps": 4, "guidance_scale": 2.0}
+
+
+@pytest.fixture
+def model(tiny_unet, text_encoder):
+    return CaptionedDiffusion(TextToVideoDiffusion(tiny_unet, prediction_type="sample"), text_encoder).eval()
+
+
+def drawn(model, **how):
+    return model.sample(["a red circle", "a blue square moves to the left"], [0, 1], **(DRAWN | how))
+
+
+def test_ways_that_only_order_the_work_otherwise_draw_the_same_and_leave_no_trace(model):
+    plain, made = drawn(model), faster.ways(model)
+    for name in ("guidance in two calls", "text projected once"):
+        for interval in ((0.0, 1.0), (0.6, 1.0)):
+            expected = drawn(model, guidance_interval=interval)
+            with made[name]():
+                found = drawn(model, guidance_interval=interval), drawn(model, guidance_interval=interval)
+            for each in found:
+                torch.testing.assert_close(each, expected, rtol=0, atol=1e-4)
+    for name in ("linear layers in int8", "bfloat16", "deep levels every 2nd step"):
+        with made[name]():
+            assert 0 < (drawn(model) - plain).abs().mean() < 0.2, name
+    assert torch.equal(drawn(model), plain)
+
+
+@pytest.mark.parametrize("every, computed", [(1, 4), (2, 2), (3, 2), (5, 1)])
+def test_deep_levels_are_computed_in_one_step_of_so_many(model, every, computed):
+    plain, calls = drawn(model), []
+    handle = model.diffusion.unet.mid_block.resnets[0].register_forward_hook(lambda *_: calls.append(1))
+    with faster.deep_levels_kept(model, every):
+        found, again = drawn(model), drawn(model)
+    handle.remove()
+    assert len(calls) == 2 * computed and torch.equal(found, again)
+    assert (every == 1) == torch.equal(found, plain)
+
+
+def test_the_text_is_projected_in_the_first_step_alone(model):
+    attentions = [each for name, each in model.diffusion.unet.named_modules() if name.endswith("attn2")]
+    counts, whole = [], [each.to_k.forward for each in attentions]
+    for each, forward in zip(attentions, whole, strict=True):
+        each.to_k.forward = lambda x, forward=forward: counts.append(1) or forward(x)
+    with faster.text_projected_once(model):
+        drawn(model)
+    assert attentions and len(counts) == len(attentions)
+
+
+def test_the_table_of_ways_has_ratios_differences_and_shares(tmp_path, monkeypatch):
+    write_demo_dataset(tmp_path / "data", num_clips=12, num_frames=4, frame_size=16)
+    flags = ["--data_dir", tmp_path / "data", "--output_dir", tmp_path / "run", "--preset", "tiny", "--no_wandb"]
+    train_text2video.main(train_text2video.parse_args([*map(str, flags), "--max_train_steps", "1"]))
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    argv = ["--checkpoint", str(tmp_path / "run"), "--num_prompts", "2", "--batch_size", "2"]
+    argv += ["--num_inference_steps", "2", "--ways", "bfloat16", "guidance in two calls"]
+    network.main(network.parse_args(argv))
+    stored = json.loads((tmp_path / "network.json").read_text())
+    ways = stored["ways"]
+    assert ways.keys() == {"plain", "bfloat16", "guidance in two calls"}
+    assert (
+        ways["plain"] == {"time": 1.0, "levels": 0.0, "right": ways["plain"]["right"]} and ways["bfloat16"]["time"] > 0
+    )
+    for shares in stored["parts"].values():
+        assert sum(shares.values()) == pytest.approx(1) and 0 < max(shares.values()) < 1
