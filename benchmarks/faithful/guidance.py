@@ -16,7 +16,7 @@ from pathlib import Path
 
 from utils.cli import Parser, choice, integer, number, run
 
-HOW = ("sampler", "steps", "guidance_scale", "low", "rescale", "parallel")
+HOW = ("sampler", "steps", "guidance_scale", "low", "rescale", "parallel", "autoguidance")
 PLAIN = 0.0, 1.0  # rescale and parallel that change nothing
 
 
@@ -37,7 +37,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--rescales", type=number(0, 1), nargs="+", default=[0.0], help="--guidance_rescale")
     parser.add_argument("--parallels", type=number(0, 1), nargs="+", default=[1.0], help="--guidance_parallel")
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--weaker",
+        type=Path,
+        nargs="+",
+        help="one of each run, for --autoguidance: each way is then drawn with and without it",
+    )
+    args = parser.parse_args(argv)
+    if args.weaker is not None and len(args.weaker) != len(args.runs):
+        parser.error(f"--weaker: {len(args.weaker)} for {len(args.runs)} --runs; give one of each")
+    return args
 
 
 def main(args: argparse.Namespace) -> None:
@@ -45,19 +54,23 @@ def main(args: argparse.Namespace) -> None:
     from benchmarks.text2video.time_to_prompt import run_script
 
     rows = []
+    weaker = dict(zip(args.runs, args.weaker or (), strict=False))
     ways = args.samplers, args.steps, args.guidance_scales, args.lows, args.rescales, args.parallels
-    for run_dir, *how in itertools.product(args.runs, *ways):
-        sampler, steps, scale, low, rescale, parallel = how
-        if scale == 1 and (low, rescale, parallel) != (args.lows[0], args.rescales[0], args.parallels[0]):
+    for run_dir, *how in itertools.product(args.runs, *ways, (False, True) if weaker else (False,)):
+        sampler, steps, scale, low, rescale, parallel, by_weaker = how
+        first = args.lows[0], args.rescales[0], args.parallels[0], False
+        if scale == 1 and (low, rescale, parallel, by_weaker) != first:
             continue  # there is no guidance to be changed
         plain = (rescale, parallel) == PLAIN
         name = f"{run_dir.name}_{sampler}_{steps}_{scale:g}_{low:g}"
-        folder = args.work_dir / (name if plain else f"{name}_{rescale:g}_{parallel:g}")
+        name += "" if plain else f"_{rescale:g}_{parallel:g}"
+        folder = args.work_dir / f"{name}{'_weaker' * by_weaker}"
         if not (folder / "evaluation.json").is_file():
             data_dir = args.data_dir or json.loads((run_dir / "args.json").read_text(encoding="utf-8"))["data_dir"]
             flags = ["--checkpoint", run_dir, "--data_dir", data_dir, "--num_prompts", args.num_prompts]
             flags += ["--sampler", sampler, "--num_inference_steps", steps, "--guidance_scale", scale]
             flags += ["--guidance_interval", low, 1, "--guidance_rescale", rescale, "--guidance_parallel", parallel]
+            flags += ["--autoguidance", weaker[run_dir]] if by_weaker else []
             run_script("evaluate_text2video.py", *flags, "--output_dir", folder)
         found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
         rows.append({"run": run_dir.name, **dict(zip(HOW, how, strict=True)), **row(found)})
@@ -66,6 +79,7 @@ def main(args: argparse.Namespace) -> None:
     for name in ("name", "num_prompts", "samplers", "steps", "guidance_scales", "lows", "rescales", "parallels"):
         values = getattr(args, name)
         command += f" --{name} {' '.join(map(str, values if isinstance(values, list) else [values]))}"
+    command += " --weaker DIR ..." if weaker else ""
     summary = means(rows) if len(args.runs) > 1 else []
     print("\n".join(map(line, summary)))
     print(write_result(args.name, {"command": command, "rows": rows, "means": summary}))

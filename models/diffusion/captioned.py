@@ -1,9 +1,12 @@
 """CaptionedDiffusion: a diffusion model with its text encoder and its autoencoder, from captions to videos."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from models.autoencoder import VideoAutoencoder
+from models.conditions import ConditionSettings, settings_of
 from models.diffusion.text2video import TextToVideoDiffusion
 
 
@@ -46,14 +49,16 @@ class CaptionedDiffusion(nn.Module):
         width: int,
         window_frames: int | None = None,
         window_overlap: int | None = None,
+        weaker: "CaptionedDiffusion | None" = None,
         **settings,
     ) -> Tensor:
         """Videos (B, 3, num_frames, height, width) in [-1, 1] of the prompts; seeds[i] makes the same video i in any
         batch. A generator, on the CPU, may take the place of a seed.
 
         settings: the others of TextToVideoDiffusion.sample; all frames are those of the video, also where latents have
-        fewer. negative_prompt: what guidance leads away from. Raises ValueError for a size, a length or a window that
-        the autoencoder does not take.
+        fewer. negative_prompt: what guidance leads away from; or, in its place, what `weaker` guesses of the same
+        prompts, a model of the same clips, noise and prediction type that has learnt less. Raises ValueError for a
+        size, a length or a window that the autoencoder does not take.
         """
         shape = {"num_frames": num_frames, "height": height, "width": width}
         if self.autoencoder is not None:
@@ -67,7 +72,21 @@ class CaptionedDiffusion(nn.Module):
         negative, negative_mask = self.text_encoder.encode([negative_prompt] * len(prompts))
         generators = [torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed for seed in seeds]
         masks = self.needed(mask), self.needed(negative_mask)
+        if weaker is not None:
+            settings["guide"] = weaker.guide(prompts)
         clips = self.diffusion.sample(
             embeddings, masks[0], negative, masks[1], generators=generators, **shape, **windows, **settings
         )
         return clips if self.autoencoder is None else self.autoencoder.decode(clips, num_frames)
+
+    def guide(self, prompts: list[str]) -> Callable[..., Tensor]:
+        """(noisy, timesteps, conditions) to what the network predicts with these prompts; conditions that it has not
+        learnt are left out."""
+        embeddings, mask = self.text_encoder.encode(prompts)
+
+        def predict(noisy: Tensor, timesteps: Tensor, conditions: dict[str, Tensor]) -> Tensor:
+            learnt = settings_of(self.diffusion.unet) != ConditionSettings()
+            known = {"conditions": conditions} if conditions and learnt else {}
+            return self.diffusion.unet(noisy, timesteps, embeddings, self.needed(mask), **known)
+
+        return predict

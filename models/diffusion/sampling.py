@@ -58,6 +58,7 @@ class Sampling:
         start: Tensor | None = None,
         strength: float = 1.0,
         noise: Tensor | None = None,
+        guide: Callable[..., Tensor] | None = None,
         generators: list[torch.Generator] | None = None,
         on_step: Callable[[Tensor], object] | None = None,
     ) -> Tensor:
@@ -72,6 +73,8 @@ class Sampling:
         replacement: (clips, mask (B, 1, T, H, W)): where the mask is 1 the guess of the clean clip is always this, also
             for a network that takes no known places (Song et al. 2021, arXiv:2011.13456, appendix I.2); by default
             those of the conditions, where all of a place is known.
+        guide: (noisy, timesteps, conditions=...) to a prediction, by a weaker model of the same text: guidance leads
+            away from it in place of the negative text (autoguidance, Karras et al. 2024, arXiv:2406.02507).
         start: clips to begin from, with as much noise as is left after 1 - strength of the steps (SDEdit, Meng et al.
             2022, arXiv:2108.01073).
         noise: to begin with in place of a random one: of `invert` in editing.py, for sampler "ddim"; without `start`,
@@ -91,7 +94,7 @@ class Sampling:
             raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, not {sampler!r}")
         if not 1 <= num_inference_steps <= self.num_timesteps:
             raise ValueError(f"num_inference_steps must be 1 to {self.num_timesteps}, not {num_inference_steps}")
-        if guidance_scale != 1 and negative_embeddings is None:
+        if guidance_scale != 1 and negative_embeddings is None and guide is None:
             raise ValueError("guidance_scale other than 1 needs negative_embeddings")
         if window_frames is not None and num_frames > window_frames:
             window_overlap = window_frames // 2 if window_overlap is None else window_overlap
@@ -114,14 +117,15 @@ class Sampling:
             if not guidance_interval[0] <= float(timestep) / self.num_timesteps <= guidance_interval[1]:
                 scale, texts, masks, known = 1.0, *_but_the_first(texts, masks, known, len(context) - unguided)
             how = scale, guidance_rescale, thresholding, known, list(scales.values()), guidance_parallel
-            clip = self.denoise(noisy, timestep, texts, masks, *how)
+            clip = self.denoise(noisy, timestep, texts, masks, *how, guide)
             if replacement is not None:
                 known, where = (each[:, :, steps] for each in replacement)
                 clip = torch.where(where > 0, known, clip)
             return clip
 
-        context, mask = stack_guidance(text_embeddings, mask, negative_embeddings, negative_mask, guidance_scale)
-        branches = [conditions] * (1 if guidance_scale == 1 else 2) + [without(conditions, name) for name in scales]
+        stacked_scale = 1 if guide is not None else guidance_scale
+        context, mask = stack_guidance(text_embeddings, mask, negative_embeddings, negative_mask, stacked_scale)
+        branches = [conditions] * (1 if stacked_scale == 1 else 2) + [without(conditions, name) for name in scales]
         given = stacked(branches) if conditions else {}
         if scales:
             every = [text_embeddings] * len(scales)
@@ -163,19 +167,20 @@ class Sampling:
         conditions: dict[str, Tensor] | None = None,
         scales: Sequence[float] = (),
         guidance_parallel: float = 1.0,
+        guide: Callable[..., Tensor] | None = None,
     ) -> Tensor:
         """The network's guess of the clean clip behind `noisy`, (B, C, T, H, W), guided and kept in range.
 
         Guidance (Ho and Salimans 2022, eq. 6, with their 1 + w as guidance_scale) and its rescaling (Lin et al. 2023,
         eq. 15 and 16) act on what the network predicts; of what guidance adds to the clip the part along the clip,
         mostly contrast, counts guidance_parallel times (the eta of Sadat et al. 2024, arXiv:2410.02416, sec. 4, without
-        their momentum and threshold); with guidance, context holds the B negative texts before the B
-        texts. conditions, of as many samples as context, are given to all of these; for each of `scales` context and
-        conditions go on with B texts without one of them, and what that one makes of the prediction counts so many
-        times (Brooks et al. 2023, arXiv:2211.09800, sec. 3.2). At high noise an error of epsilon is multiplied by
-        1/sqrt(alpha_bar), up to 20,000 for the cosine schedule: the clip is therefore clipped to [-1, 1] ("static") or
-        divided by its own 99.5% quantile ("dynamic", Saharia et al. 2022, arXiv:2205.11487, sec. 2.3); "none" leaves it
-        alone.
+        their momentum and threshold); with guidance, context holds the B negative texts before the B texts, unless
+        there is a guide, see sample. conditions, of as many samples as context, are given to all of these; for each of
+        `scales` context and conditions go on with B texts without one of them, and what that one makes of the
+        prediction counts so many times (Brooks et al. 2023, arXiv:2211.09800, sec. 3.2). At high noise an error of
+        epsilon is multiplied by 1/sqrt(alpha_bar), up to 20,000 for the cosine schedule: the clip is therefore clipped
+        to [-1, 1] ("static") or divided by its own 99.5% quantile ("dynamic", Saharia et al. 2022, arXiv:2205.11487,
+        sec. 2.3); "none" leaves it alone.
         """
         whole = not timestep.is_floating_point() or bool(timestep == timestep.round())  # Euler counts in floats
         batch = timestep.long() if whole else timestep.float()
@@ -186,6 +191,9 @@ class Sampling:
             [len(prediction) - len(scales) * len(noisy)] + [len(noisy)] * len(scales)
         )
         negative, positive = prediction[: len(noisy)], prediction[-len(noisy) :]
+        if guide is not None and guidance_scale != 1:
+            ours = {name: each[: len(noisy)] for name, each in (conditions or {}).items()}
+            negative = guide(noisy, batch[: len(noisy)], conditions=ours).float()
         if guidance_scale != 1:
             prediction = negative + guidance_scale * (positive - negative)
         for scale, less in zip(scales, lacking, strict=True):

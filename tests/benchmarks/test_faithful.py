@@ -42,15 +42,18 @@ def test_each_guidance_is_a_line_of_ratios(demo, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measure, "RESULTS", tmp_path)
     where = ["--runs", str(demo / "run"), "--work_dir", str(tmp_path / "work")]  # on the data it learnt from
     flags = [*where, "--num_prompts", "12", "--steps", "2", "--guidance_scales", "1", "2", "--parallels", "1", "0"]
+    flags += ["--weaker", str(demo / "run"), "--lows", "0.6"]
     guidance.main(guidance.parse_args(flags))
     rows = json.loads((tmp_path / "guidance.json").read_text())["rows"]
-    ways = [(row["guidance_scale"], row["low"], row["parallel"]) for row in rows]
-    assert ways == [(1, 0, 1), (2, 0, 1), (2, 0, 0), (2, 0.6, 1), (2, 0.6, 0)]
+    ways = [(row["guidance_scale"], row["parallel"], row["autoguidance"]) for row in rows]
+    assert ways == [(1, 1, False), (2, 1, False), (2, 1, True), (2, 0, False), (2, 0, True)]
+    noted = (tmp_path / "work").glob("*_weaker/videos/*.json")
+    assert all("autoguidance_sha256" in path.read_text() for path in noted)
     assert {"all, seen", "strict, held out", "random3d distance", "flow distance"} <= rows[0].keys()
 
 
 def test_of_runs_that_differ_by_their_seeds_there_are_means_with_the_lowest_and_highest():
-    how = {"sampler": "ddim", "steps": 4, "guidance_scale": 1.0, "rescale": 0.0, "parallel": 1.0}
+    how = {"sampler": "ddim", "steps": 4, "guidance_scale": 1.0, "rescale": 0.0, "parallel": 1.0, "autoguidance": False}
     rows = [
         {"run": run, **how, "low": low, "travel": travel, "misfit": None}
         for run, low, travel in (("a", 0.0, 1.0), ("b", 0.0, 1.5), ("a", 0.6, 2.0), ("b", 0.6, 4.0))

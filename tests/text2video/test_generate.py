@@ -1,5 +1,6 @@
 """Generating, end to end through the script's main, with a model of the tiny preset."""
 
+import hashlib
 import io
 import json
 import re
@@ -210,3 +211,37 @@ def test_guidance_acts_where_it_did_in_training_unless_told_otherwise(run_dir, t
         generate("--checkpoint", file, *how, *flags, "--output_dir", tmp_path / name)
         videos[name] = [path.read_bytes() for path in sorted((tmp_path / name).rglob("*.png"))]
     assert videos["told"] == videos["trained"] != videos["everywhere"] == videos["told otherwise"]
+
+
+def test_a_weaker_run_guides_and_is_noted_with_the_video(run_dir, tmp_path):
+    model = torch.load(run_dir / "best_model.pth", weights_only=True)
+    weak = tmp_path / "weak.pth"
+    noise = torch.Generator().manual_seed(0)
+    shaken = {name: w + 0.1 * torch.randn(w.shape, generator=noise) for name, w in model["unet"].items()}
+    torch.save(model | {"unet": shaken}, weak)
+    frames, noted = {}, {}
+    for name, flags in (("text", []), ("weaker", ["--autoguidance", weak])):
+        how = ["--prompts", "a red circle", "--num_inference_steps", 2, "--guidance_scale", 3, "--save_frames"]
+        generate("--checkpoint", run_dir, *how, *flags, "--output_dir", tmp_path / name)
+        frames[name] = [path.read_bytes() for path in sorted((tmp_path / name).rglob("*.png"))]
+        noted[name] = json.loads(next((tmp_path / name).glob("*.json")).read_text())
+    assert frames["text"] != frames["weaker"]
+    assert noted["weaker"]["autoguidance_sha256"] == hashlib.sha256(weak.read_bytes()).hexdigest()
+    assert "autoguidance_sha256" not in noted["text"]
+
+
+@pytest.mark.parametrize(
+    "changed, said",
+    [
+        ({"prediction_type": "v_prediction"}, "other noise, or to predict something else"),
+        ({"noise_shift": 7.0}, "other noise, or to predict something else"),
+        (None, "--autoguidance: there is no file"),
+    ],
+)
+def test_a_weaker_run_that_cannot_be_compared_is_refused(run_dir, tmp_path, changed, said):
+    if changed is not None:
+        model = torch.load(run_dir / "best_model.pth", weights_only=True)
+        torch.save(model | {"diffusion": model["diffusion"] | changed}, tmp_path / "weak.pth")
+    flags = ["--prompts", "x", "--output_dir", tmp_path / "out", "--autoguidance", tmp_path / "weak.pth"]
+    with pytest.raises(UserError, match=said):
+        generate("--checkpoint", run_dir, *flags)

@@ -55,6 +55,12 @@ def add_sampling_args(parser: Parser) -> None:
     )
     add_interval_arg(group, None, "default: the one of the training")
     group.add_argument(
+        "--autoguidance",
+        type=Path,
+        metavar="RUN",
+        help="guide away from this weaker model, of fewer steps of training, in place of the negative prompt",
+    )
+    group.add_argument(
         "--thresholding",
         type=choice("static", "dynamic", "none"),
         help="keeps the clip in the range of pixels; default: static, none for a model of latents",

@@ -33,7 +33,7 @@ class Generator:
         import torch
 
         from models.conditions import settings_of
-        from utils.drawing.opened import open_model
+        from utils.drawing.opened import open_model, open_weaker
         from utils.hardware import choose_precision
 
         if args.device == "cuda" and not torch.cuda.is_available():
@@ -41,6 +41,8 @@ class Generator:
         self.args, self.device, self.on_step = args, torch.device(device), lambda clips: None
         opened = opened or open_model(checkpoint, args.text_encoder, args.vae, self.device)
         self.model, model, autoencoder = opened.model, opened.said, opened.model.autoencoder
+        weaker = open_weaker(args, self.model, self.device) if args.autoguidance else None
+        self.weaker = weaker and weaker.model
         precision = choose_precision(args.mixed_precision, on_cpu=self.device.type == "cpu")
         self.dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
@@ -93,6 +95,7 @@ class Generator:
             "precision": precision,
             **({"guidance_interval": interval} if interval != [0.0, 1.0] else {}),
             **({"guidance_parallel": args.guidance_parallel} if args.guidance_parallel != 1 else {}),
+            **({"autoguidance_sha256": weaker.sha256} if weaker else {}),
             **self.windows,
             **({"condition_scales": self.scales} if self.scales else {}),
             **({"chain_overlap": self.chain["window_overlap"]} if self.chain else {}),
@@ -270,6 +273,7 @@ class Generator:
             guidance_scale=self.settings["guidance_scale"],
             guidance_rescale=self.args.guidance_rescale,
             guidance_parallel=self.args.guidance_parallel,
+            weaker=self.weaker,
             guidance_interval=tuple(self.settings.get("guidance_interval", (0.0, 1.0))),
             thresholding=self.settings["thresholding"],
             on_step=self.stepped,

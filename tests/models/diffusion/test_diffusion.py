@@ -277,50 +277,6 @@ def test_ddim_sampling_equals_a_plain_loop_over_diffusers(tiny_diffusion, text):
     torch.testing.assert_close(ours, sample.clamp(-1, 1), rtol=0, atol=1e-3)
 
 
-def test_guidance_scale_one_is_the_conditional_prediction(tiny_diffusion, clip, text):
-    timestep = torch.tensor(500)
-    plain = tiny_diffusion.denoise(clip, timestep, text, None)
-    both = torch.cat([torch.randn_like(text), text])
-    torch.testing.assert_close(plain, tiny_diffusion.denoise(clip, timestep, both[2:], None, guidance_scale=1.0))
-    near_one = tiny_diffusion.denoise(clip, timestep, both, None, guidance_scale=1 + 1e-6)
-    torch.testing.assert_close(plain, near_one, rtol=0, atol=1e-3)
-    assert not torch.allclose(plain, tiny_diffusion.denoise(clip, timestep, both, None, guidance_scale=3.0), atol=1e-3)
-
-
-def test_guidance_moves_from_the_negative_prediction_through_the_conditional_one(clip, text):
-    negative, positive = torch.full_like(clip, 0.1), torch.full_like(clip, 0.2)
-    unet = Answer(lambda noisy: torch.cat([negative, positive]))
-    diffusion = TextToVideoDiffusion(unet, prediction_type="sample")
-    guided = diffusion.denoise(clip, torch.tensor(5), torch.cat([text, text]), None, guidance_scale=3.0)
-    torch.testing.assert_close(guided, torch.full_like(clip, 0.1 + 3 * 0.1))
-
-
-def test_guidance_rescale_restores_the_spread_of_the_conditional_prediction(clip, text):
-    negative, positive = 0.05 * torch.randn_like(clip), 0.1 * torch.randn_like(clip)
-    unet = Answer(lambda noisy: torch.cat([negative, positive]))
-    diffusion = TextToVideoDiffusion(unet, prediction_type="sample")
-    settings = {"guidance_scale": 5.0, "thresholding": "none"}
-    texts = torch.cat([text, text])
-    plain = diffusion.denoise(clip, torch.tensor(5), texts, None, **settings)
-    rescaled = diffusion.denoise(clip, torch.tensor(5), texts, None, guidance_rescale=1.0, **settings)
-    assert plain[0].std() > 2 * positive[0].std()
-    torch.testing.assert_close(rescaled[0].std(), positive[0].std(), rtol=1e-3, atol=0)
-
-
-@pytest.mark.parametrize("prediction_type", ["sample", "epsilon", "v_prediction"])
-def test_guidance_along_the_clip_counts_as_in_diffusers(clip, text, prediction_type):
-    from diffusers.guiders.adaptive_projected_guidance import normalized_guidance
-
-    answers = torch.cat([0.05 * torch.randn_like(clip), 0.1 * torch.randn_like(clip)])
-    diffusion = TextToVideoDiffusion(Answer(lambda noisy: answers), prediction_type=prediction_type)
-    texts, timestep = torch.cat([text, text]), torch.tensor(300)
-    negative, positive = (diffusion.predict_clip(each, clip, timestep[None]) for each in answers.chunk(2))
-    for eta in (0.0, 0.4, 1.0):
-        found = diffusion.denoise(clip, timestep, texts, None, 3.0, thresholding="none", guidance_parallel=eta)
-        expected = normalized_guidance(positive, negative, 2.0, eta=eta, use_original_formulation=True)
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("thresholding", ["static", "dynamic"])
 def test_wrong_noise_at_the_last_timestep_cannot_blow_up_the_clip(clip, text, thresholding):
     """With the cosine schedule an error of epsilon counts 20,000-fold there: LTH14/mar#70 and many black videos."""
