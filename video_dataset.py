@@ -194,13 +194,12 @@ class TextVideoDataset(ReadableClips):
 
     def _decoded(self, index: int) -> "VideoInfo | None":
         """What decoding a whole clip says of it; None if it is no video any more."""
-        from utils.decoding.probe import probe_video
+        from utils.decoding.probe import probe_again
         from utils.decoding.video_info import VideoError
 
         if index not in self.decoded:
             try:
-                known = self.items[index][0]
-                self.decoded[index] = probe_video(known.path, section=known.section)
+                self.decoded[index] = probe_again(self.items[index][0])
             except (VideoError, OSError):
                 self.decoded[index] = None
         return self.decoded[index]

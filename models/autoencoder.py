@@ -166,7 +166,7 @@ class VideoAutoencoder(nn.Module):
         if videos.shape[2] == 1:
             videos = videos.repeat_interleave(self.layout.still, dim=2)
         pixels = videos.to(self.dtype)
-        with self._precision(videos.device):
+        with torch.autocast(videos.device.type, enabled=False):  # a cache holds what training would encode, to the bit
             if self.layout.by_frame:
                 pictures = pixels.transpose(1, 2).flatten(0, 1)
                 at_once, side = self._parts(*pictures.shape[2:])

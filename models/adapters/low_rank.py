@@ -7,6 +7,7 @@ as LCM-LoRA does of image models (Luo et al. 2023, arXiv:2311.05556).
 
 import re
 
+import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
@@ -31,10 +32,12 @@ def low_rank_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def merged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A U-Net's tensors with the adapters among them added to the weights, W + B A; others as they are."""
+    """A U-Net's tensors with the adapters among them added to the weights, W + B A; others as they are. In their own
+    precision, also where autocast is on."""
     whole = {name.replace(".base_layer", ""): each for name, each in tensors.items() if ".lora_" not in name}
     for name in filter(None, map(LAYER.fullmatch, tensors)):
         layer = name[1]
         up, down = (tensors[f"{layer}.lora_{side}.default.weight"] for side in "BA")
-        whole[f"{layer}.weight"] = whole[f"{layer}.weight"] + up @ down
+        with torch.autocast(up.device.type, enabled=False):
+            whole[f"{layer}.weight"] = whole[f"{layer}.weight"] + up @ down
     return whole

@@ -197,16 +197,26 @@ def test_it_stays_in_eval_mode_beside_what_trains():
 
 
 @torch.no_grad()
-def test_one_that_asks_for_its_own_precision_is_not_autocast():
-    videos, seen = clip("AutoencoderKL"), []
+def test_encoding_is_never_autocast_nor_decoding_of_one_that_asks_for_its_own_precision():
+    """What lies in a cache is what training would encode, whatever its precision."""
+    videos, seen = clip("AutoencoderKL"), {}
     for kind, force_upcast in (("AutoencoderKL", True), ("AutoencoderTiny", False)):
         model = VideoAutoencoder(tiny_autoencoder(kind))
-        conv = next(module for module in model.vae.modules() if isinstance(module, nn.Conv2d))
-        conv.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+        for part in ("encoder", "decoder"):
+            conv = next(module for module in getattr(model.vae, part).modules() if isinstance(module, nn.Conv2d))
+            types = seen.setdefault((kind, part), set())
+            conv.register_forward_hook(lambda module, inputs, output, types=types: types.add(output.dtype))
         with torch.autocast("cpu", torch.bfloat16):
-            assert model.encode(videos).dtype == torch.float32
+            latents = model.encode(videos)
+            assert latents.dtype == model.decode(latents).dtype == torch.float32
         assert bool(model.vae.config.force_upcast) == force_upcast
-    assert seen == [torch.float32, torch.bfloat16]
+    whole, half = {torch.float32}, {torch.bfloat16}
+    assert seen == {
+        ("AutoencoderKL", "encoder"): whole,
+        ("AutoencoderKL", "decoder"): whole,
+        ("AutoencoderTiny", "encoder"): whole,
+        ("AutoencoderTiny", "decoder"): half,
+    }
 
 
 def test_another_class_and_other_channels_are_refused():

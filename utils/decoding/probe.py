@@ -15,7 +15,7 @@ from utils.decoding.hdr import TRANSFERS
 from utils.decoding.pictures import Pictures, orientation
 from utils.decoding.source import MOST_PIXELS, Source, number_of
 from utils.decoding.stills import are_stills, probe_stills
-from utils.decoding.video_info import Section, VideoError, VideoInfo
+from utils.decoding.video_info import Section, VideoError, VideoInfo, part_of, side_by_side
 
 # A packet of these is a picture and carries its time stamp.
 COUNTED_CODECS = frozenset(
@@ -48,6 +48,18 @@ def probe_video(
     return scan.decoded()
 
 
+def probe_again(info: VideoInfo) -> VideoInfo:
+    """What decoding every frame says of a clip whose frames were only counted, of a part that of its own frames.
+
+    Raises VideoError if it is no usable video.
+    """
+    if info.beside:
+        return side_by_side([probe_again(each) for each in info.beside], info.path)
+    if info.part:
+        return part_of(probe_video(info.part.file), info.path, info.part.first, info.frames)
+    return probe_video(info.path, section=info.section)
+
+
 def unmarked_fields(info: VideoInfo, combs: Combs | None = None) -> list[str]:
     """The remark, if any, that a video whose frames have only been counted looks interlaced.
 
@@ -57,8 +69,13 @@ def unmarked_fields(info: VideoInfo, combs: Combs | None = None) -> list[str]:
         return []
     if combs and combs.full:
         return [UNMARKED] * combs.found()
+    if info.beside:
+        return list(dict.fromkeys(remark for each in info.beside for remark in unmarked_fields(each)))
     combs = Combs()
-    with closing(Source(info.path, info.stream, section=info.section)) as source, suppress(av.error.FFmpegError):
+    with (
+        closing(Source(info.part.file if info.part else info.path, info.stream, section=info.section)) as source,
+        suppress(av.error.FFmpegError),
+    ):
         for packet in source.packets():
             for frame in source.decode(packet):
                 combs.add(frame)

@@ -11,6 +11,7 @@ from itertools import chain, pairwise
 from os import stat
 
 import av
+import cv2
 import numpy as np
 from av.video.frame import PictureType
 
@@ -18,7 +19,7 @@ from utils.decoding.fields import Numbered, progressive
 from utils.decoding.pictures import Pictures
 from utils.decoding.source import Source, number_of
 from utils.decoding.stills import iter_stills
-from utils.decoding.video_info import STILLS, VideoError, VideoInfo
+from utils.decoding.video_info import STILLS, VideoError, VideoInfo, files_of, scaled_width, whole_of
 
 SEEK_FROM = 64  # below this index, decoding from the start costs about as much as a seek
 WHOLE_PICTURES = (PictureType.I, PictureType.NONE)  # none: of codecs that know no other
@@ -53,6 +54,12 @@ def iter_frames(
     if info.codec == STILLS:
         yield from iter_stills(info, indices)
         return
+    if info.beside:
+        yield from _beside(info, indices, look)
+        return
+    if info.part:
+        yield from iter_frames(whole_of(info), [info.part.first + n for n in indices], look)
+        return
     _check_unchanged(info)
     picture, given = Pictures(info.width, info.height), 0
     frames = _frames_from(info, indices[0])
@@ -71,6 +78,19 @@ def iter_frames(
     raise VideoError(f"frame {indices[given]} cannot be decoded: the file is damaged, or has changed")
 
 
+def _beside(
+    info: VideoInfo, indices: list[int], look: Callable[[av.VideoFrame], object] | None
+) -> Iterator[np.ndarray]:
+    for frames in zip(*(iter_frames(each, indices, look) for each in info.beside), strict=True):
+        parts = []
+        for frame, each in zip(frames, info.beside, strict=True):
+            if each.height != info.height:
+                size = scaled_width(each, info.height), info.height
+                frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+            parts.append(frame)
+        yield np.concatenate(parts, axis=1)
+
+
 def _looked_at(frames: Iterable[Numbered], look: Callable[[av.VideoFrame], object]) -> Iterator[Numbered]:
     for n, frame in frames:
         look(frame)
@@ -79,7 +99,7 @@ def _looked_at(frames: Iterable[Numbered], look: Callable[[av.VideoFrame], objec
 
 def _check_unchanged(info: VideoInfo) -> None:
     try:
-        whole = stat(info.section.file if info.section else info.path).st_size
+        whole = stat(*files_of(info)).st_size
         if whole < sum(info.section[1:]) if info.section else whole != info.bytes:
             raise VideoError("the file has changed since it was probed")
     except OSError as error:

@@ -17,6 +17,7 @@ from torch.utils.data import default_collate
 from models.autoencoder import VideoAutoencoder
 from utils.data.errors import DataError
 from utils.data.readable import DerivedClips, UnreadableClip
+from utils.decoding.video_info import files_of
 from utils.latents.cache import LatentCache, ShardWriter
 from utils.video.frame_windows import window
 
@@ -41,14 +42,15 @@ class LatentClips(DerivedClips):
         """The digest of all that an entry follows from: the file as it is now, window, size, crop, flip, encoder."""
         info = self.clips.items[index][0]
         try:
-            stamps = _stamps(info.section.file if info.section else info.path)
+            stamps = [stamp for file in files_of(info) for stamp in _stamps(file)]
         except OSError as error:
             raise UnreadableClip(f"{info.path}: {error.strerror}") from error
         clips, shape = self.clips, self.clips.shapes[index]
         position, anchor, mirrored, _ = clips.choose(epoch, index)
         frames = window(info, shape.frames, clips.target_fps, clips.short_clips, position).tolist()
         how = [frames, shape, clips.resize_mode, anchor, mirrored, clips.normalize]
-        about = [info.path, info.section, stamps, *how, self.digest]
+        place = info.section or info.part or [each.part for each in info.beside] or None
+        about = [info.path, place, stamps, *how, self.digest]
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 
     def missing(self, rank: int = 0, world_size: int = 1) -> list[tuple[int, int]]:
