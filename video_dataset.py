@@ -71,6 +71,7 @@ class TextVideoDataset(ReadableClips):
     validate only where there is no video. frames_fps: of clips that are folders of pictures, where no manifest says.
     video_column, caption_column: of a table of captions, if there is one. Of several captions of a clip one is drawn in
     each epoch, when augmenting; else it is the first. trigger_word: put in front of every caption.
+    cameras: of episodes of a LeRobot dataset, side by side; by default the only one.
     `report` says what was skipped: {"ok": n, "skipped": {reason: [file names]}, ...}.
 
     Raises MissingData (a FileNotFoundError) or DataError (a ValueError) with a one-line remedy if the folder or an
@@ -103,6 +104,7 @@ class TextVideoDataset(ReadableClips):
         buckets: Sequence[tuple[int, int, int]] | None = None,
         image_share: float = 0.0,
         frames_fps: float = 8.0,
+        cameras: Sequence[str] | None = None,
         min_frames: int | None = None,
     ):
         super().__init__(seed, None)
@@ -121,11 +123,10 @@ class TextVideoDataset(ReadableClips):
         self.buckets = [Bucket(*each) for each in buckets or [(self.height, self.width, num_frames)]]
         self._check_arguments(val_fraction, max_samples)
 
-        folder = FolderFormat(self.caption_encoding, video_column, caption_column, image_share > 0, frames_fps)
+        how = self.caption_encoding, video_column, caption_column, image_share > 0, frames_fps, cameras
         shortest = min_frames or min(bucket.frames for bucket in self.buckets)
-        # [(VideoInfo, captions)], what was skipped
         self.items, sources, self.report = usable_clips(
-            self.data_dir, folder, shortest, target_fps, short_clips, missing_caption, max_samples
+            self.data_dir, FolderFormat(*how), shortest, target_fps, short_clips, missing_caption, max_samples
         )
         if image_share and not any(is_picture(info) for info, _ in self.items):
             raise DataError(f"{printable(self.data_dir)}: image_share is {image_share}, and no picture has a caption")
@@ -375,7 +376,7 @@ def main(args: argparse.Namespace) -> None:
 
 def run_check(args: argparse.Namespace) -> None:
     columns, buckets = (args.video_column, args.caption_column), buckets_of(args)
-    folder = FolderFormat(args.caption_encoding, *columns, args.image_share > 0, args.frames_fps)
+    folder = FolderFormat(args.caption_encoding, *columns, args.image_share > 0, args.frames_fps, args.cameras)
     report = check_dataset(args.check, folder, args.num_frames, args.target_fps, buckets)
     print_check(args.check, report)
     if not report["ok"]:

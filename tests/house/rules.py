@@ -15,7 +15,7 @@ LAYERS = (
     ("utils",),  # what lies at its root: cli, files, hardware
     ("utils.arguments", "utils.decoding"),
     ("utils.video",),
-    ("utils.motion",),
+    ("utils.lerobot", "utils.motion"),
     ("utils.data", "utils.demo_data"),
     ("utils.conditions", "utils.frame_folders", "utils.latents"),
     ("utils.pretrained",),

@@ -86,7 +86,7 @@ def check_condition_args(args: argparse.Namespace) -> Iterator[str]:
         for name in names:
             if not name.isidentifier() or name in NO_MAPS:
                 yield f"{flag}: got {name}; name a folder of --data_dir, in letters, digits and _"
-            elif not (args.data_dir / name).is_dir():
+            elif not (args.data_dir / name).is_dir() and not (args.data_dir / "meta/info.json").is_file():  # LeRobot's
                 yield f"{flag}: there is no folder {args.data_dir / name}"
     every = [*named["maps"], *named["vectors"], *(["audio"] * args.audio), "known"]
     if twice := {name for name in every if every.count(name) > 1}:

@@ -60,6 +60,9 @@ def add_reading_args(group: argparse._ArgumentGroup) -> None:
         default=8.0,
         help="frames per second of clips that are folders of pictures, where no manifest says",
     )
+    group.add_argument(
+        "--cameras", nargs="+", metavar="NAME", help="of a LeRobot dataset, side by side; default: the only one"
+    )
     add_caption_args(group)
     group.add_argument("--trigger_word", type=utf8_text, help="put in front of every caption")
 
@@ -94,7 +97,7 @@ def buckets_of(args: argparse.Namespace, multiple: int | None = None) -> list[Bu
 def reading_args(args: argparse.Namespace, multiple: int | None = None) -> dict:
     """Keyword arguments of TextVideoDataset that the check of a data folder has too."""
     names = "num_frames target_fps resize_mode image_share frames_fps caption_encoding "
-    names += "video_column caption_column trigger_word"
+    names += "video_column caption_column trigger_word cameras"
     settings = {name: getattr(args, name) for name in names.split()}
     return settings | {"frame_size": frame_shape(args), "buckets": buckets_of(args, multiple)}
 
@@ -109,6 +112,6 @@ def data_args(args: argparse.Namespace, multiple: int | None = None) -> dict:
 def seen_as(args: argparse.Namespace) -> dict:
     """How training reads its clips, besides frames and size: what a model file keeps, for comparisons with the data."""
     names = "target_fps resize_mode short_clips missing_caption caption_encoding val_fraction max_samples "
-    names += "video_column caption_column trigger_word frames_fps"
+    names += "video_column caption_column trigger_word frames_fps cameras"
     min_frames = min((bucket.frames for bucket in buckets_of(args) or ()), default=None)
     return {name: getattr(args, name) for name in names.split()} | {"min_frames": min_frames}

@@ -12,7 +12,7 @@ from utils.cli import Parser
 SHARED = frozenset(
     "data_dir num_frames frame_size height width augment short_clips missing_caption val_fraction "  # noqa: SIM905
     "target_fps resize_mode "
-    "buckets image_share frames_fps caption_encoding video_column caption_column trigger_word max_samples "
+    "buckets image_share frames_fps caption_encoding video_column caption_column trigger_word cameras max_samples "
     "latent_cache cached_windows fresh_share tasks maps vectors audio condition_dropout "
     "batch_size gradient_accumulation_steps max_grad_norm optimizer adam_beta1 adam_beta2 "
     "adam_weight_decay lr_scheduler lr_warmup_steps ema_decay".split()

@@ -17,6 +17,7 @@ from utils.conditions.maps import ConditionError, MapFile, as_floats, find_map, 
 from utils.conditions.sound import BYTES_PER_SECOND, NAMES, bands_of, find_sound, power_of, read_sound
 from utils.conditions.vectors import Vectors, at_times, find_vectors, read_vectors
 from utils.data.errors import DataError
+from utils.lerobot.folder import LeRobotError, LeRobotFolder, episode_index, is_lerobot
 
 if TYPE_CHECKING:
     from utils.decoding.video_info import VideoInfo
@@ -43,8 +44,17 @@ class ClipConditions:
         self.data_dir, self.maps, self.vectors, self.audio = data_dir, list(maps), list(vectors), audio
         self.found: dict[tuple[str, str], MapFile | Vectors | Path | str] = {}
         self.kept, self.kept_bytes = {}, 0
+        try:
+            self.episodes = LeRobotFolder(data_dir) if is_lerobot(data_dir) else None
+        except LeRobotError as error:
+            raise DataError(f"{printable(data_dir)}: {error}") from None
+        of_episodes = self.episodes.names if self.episodes else {}
         for flag, names in (("--maps", self.maps), ("--vectors", self.vectors)):
             for name in names:
+                if flag == "--vectors" and name in of_episodes:
+                    continue
+                if self.episodes:
+                    raise DataError(f"{flag}: the episodes have no {name}; vectors are {', '.join(of_episodes)}")
                 if not (data_dir / name).is_dir():
                     raise DataError(f"{flag}: there is no folder {printable(data_dir / name)}")
         self.channels = {name: self._first(name, clips).channels for name in self.maps}
@@ -76,6 +86,9 @@ class ClipConditions:
         """What belongs to a clip, opened once; or the reason why there is nothing."""
         key = name, clip.path
         if key in self.found:
+            return self.found[key]
+        if self.episodes and name in self.vectors:
+            self.found[key] = episode_vectors(self.episodes, name, episode_index(Path(clip.path)))
             return self.found[key]
         path, stem = Path(clip.path), Path(clip.path).stem if not Path(clip.path).is_dir() else Path(clip.path).name
         folder = self.data_dir / name
@@ -180,6 +193,18 @@ class ClipConditions:
                 "std": np.where(std > 1e-6, std, 1.0).round(6).tolist(),
             }
         return about
+
+
+def episode_vectors(folder: LeRobotFolder, name: str, index: int) -> Vectors | str:
+    """The numbers of an episode, one row for each frame; or why there are none."""
+    try:
+        episode = next(each for each in folder.episodes if each.index == index)
+        values, seconds = folder.numbers(episode, name)
+    except LeRobotError as error:
+        return str(error)
+    return (
+        Vectors(folder.names[name], values, seconds) if np.isfinite(values).all() else "has values that are no numbers"
+    )
 
 
 def resized(frames: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -136,6 +136,8 @@ def probe_all(
         idle: SimpleQueue[Callable] = SimpleQueue()
 
         def probe(clip: Clip) -> "VideoInfo | str":
+            if clip.views:
+                return _episode(clip, [whole[view.file] for view in clip.views])
             if known := index.known(clip):
                 return _at_its_rate(clip, known)
             call = idle.get()
@@ -148,13 +150,34 @@ def probe_all(
         many = min(len(clips), wanted or len(clips)) >= MANY and not all(map(index.known, clips[:MANY]))
         for _ in range(workers):  # FFmpeg works without the GIL, but Python's part of a short file is the larger one
             idle.put(stack.enter_context(closing(Worker(__name__, "probe_plainly"))) if many else probe_plainly)
+        whole: dict[Path, VideoInfo | str] = {}  # of each longer video what it holds
         for first in range(0, len(clips), 16 * workers):
-            for result in pool.map(probe, clips[first : first + 16 * workers]):
+            some = clips[first : first + 16 * workers]
+            files = [*dict.fromkeys(view.file for clip in some for view in clip.views if view.file not in whole)]
+            whole.update(zip(files, pool.map(probe, [Clip(file, ()) for file in files]), strict=True))
+            for result in pool.map(probe, some):
                 bar.update()
                 yield result
             if time.monotonic() - saved > SAVE_EVERY_S:  # a killed pass keeps what it learned
                 index.save()
                 saved = time.monotonic()
+
+
+def _episode(clip: Clip, found: list["VideoInfo | str"]) -> "VideoInfo | str":
+    """Its frames of each longer video, side by side; or the reason why they cannot be had."""
+    from utils.decoding.video_info import VideoError, part_of, side_by_side
+
+    if wrong := next((each for each in found if isinstance(each, str)), None):
+        return wrong
+    path = os.path.abspath(clip.path)
+    try:
+        parts = [
+            part_of(info, path, round(view.start * info.fps), view.frames)
+            for info, view in zip(found, clip.views, strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else side_by_side(parts, path)
+    except VideoError as error:
+        return str(error)
 
 
 def _at_its_rate(clip: Clip, info: "VideoInfo") -> "VideoInfo":

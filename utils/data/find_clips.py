@@ -9,10 +9,11 @@ import json
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from utils.cli import printable
 from utils.data.caption_table import CAPTION_COLUMNS, find_table, read_table
@@ -22,6 +23,7 @@ from utils.data.find_videos import VIDEO_EXTENSIONS, find_shards, find_stills, f
 from utils.data.manifest import MANIFEST, read_manifest
 from utils.decoding.video_info import STILL_SUFFIXES, Section
 from utils.files import natural_key
+from utils.lerobot.folder import INFO, LeRobotError, LeRobotFolder, episode_path, is_lerobot
 
 NO_CAPTION, EMPTY_CAPTION = "no caption", "empty caption"
 STILLS_WITHOUT_CAPTION = "pictures without a caption"
@@ -39,6 +41,7 @@ class FolderFormat:
 
     encoding: of captions. video_column, caption_column: of a table, None for the usual names. pictures: whether single
     pictures are clips too. stills_fps: frames per second of clips that are folders of pictures, where no manifest says.
+    cameras: of a LeRobot dataset, from the left; None for the only one.
     """
 
     encoding: str = "utf-8-sig"
@@ -46,6 +49,15 @@ class FolderFormat:
     caption_column: str | None = None
     pictures: bool = False
     stills_fps: float = 8.0
+    cameras: Sequence[str] | None = None
+
+
+class View(NamedTuple):
+    """So many frames of a longer video, from these seconds on."""
+
+    file: Path
+    start: float
+    frames: int
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,7 @@ class Clip:
     fatal: bool = False  # a caption that cannot be decoded stops training: skipping it would hide a wrong encoding
     fps: float | None = None  # of a folder of pictures
     source: str | None = None  # the video that it was cut from
+    views: tuple["View", ...] = ()  # where its frames lie in longer videos, one of each camera
 
     @property
     def name(self) -> str:
@@ -77,6 +90,10 @@ def find_clips(data_dir: Path, how: FolderFormat) -> tuple[list[Clip], list[str]
     captions = data_dir / "captions"
     if not data_dir.is_dir():
         raise MissingData(f"{printable(data_dir)}: no such folder; {LAYOUT} (python video_dataset.py writes a demo)")
+    if is_lerobot(data_dir):
+        return _episodes(data_dir, how), []
+    if how.cameras:
+        raise DataError(f"{printable(data_dir)}: --cameras is for LeRobot datasets, and there is no {INFO} in it")
     prepared = read_manifest(data_dir / MANIFEST)
     if not captions.is_dir():
         if any("text" in row for row in prepared.values()):
@@ -92,6 +109,23 @@ def find_clips(data_dir: Path, how: FolderFormat) -> tuple[list[Clip], list[str]
             raise MissingData(f"{printable(data_dir)}: no sample with a video in its {len(shards)} tar files; {LAYOUT}")
         return clips, []
     return _captioned_files(data_dir, captions, prepared, how)
+
+
+def _episodes(data_dir: Path, how: FolderFormat) -> list[Clip]:
+    """Each episode of a LeRobot dataset as a clip, captioned by its tasks."""
+    try:
+        dataset = LeRobotFolder(data_dir)
+        cameras = dataset.chosen_cameras(how.cameras)
+    except LeRobotError as error:
+        raise DataError(f"{printable(data_dir)}: {error}") from None
+    if not dataset.episodes:
+        raise MissingData(f"{printable(data_dir)}: a LeRobot dataset without episodes")
+    clips = []
+    for episode in dataset.episodes:
+        views = tuple(View(*astuple(episode.videos[camera]), episode.length) for camera in cameras)
+        texts = tuple(filter(None, map(one_line, episode.tasks)))
+        clips.append(Clip(episode_path(data_dir, episode.index), texts, "" if texts else NO_CAPTION, views=views))
+    return clips
 
 
 def _prepared(folder: Path, row: dict) -> Clip:

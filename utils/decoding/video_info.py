@@ -96,10 +96,8 @@ def side_by_side(infos: Sequence[VideoInfo], path: str) -> VideoInfo:
         found = ", ".join(f"{info.frames} at {info.fps:g} a second" for info in infos)
         raise VideoError(f"its cameras have {found} frames: they do not belong together")
     width = sum(scaled_width(info, height) for info in infos)
-    verified = all(info.verified for info in infos)
-    return VideoInfo(
-        path, first.frames, first.fps, width, height, first.codec, by_time=True, verified=verified, beside=tuple(infos)
-    )
+    whole = {"bytes": sum(info.bytes for info in infos), "verified": all(info.verified for info in infos)}
+    return VideoInfo(path, first.frames, first.fps, width, height, first.codec, beside=tuple(infos), **whole)
 
 
 def scaled_width(info: VideoInfo, height: int) -> int:
