@@ -54,7 +54,7 @@ class VideoInfo:
     beside: tuple["VideoInfo", ...] = ()  # videos of the same moments that are shown side by side, from the left
 
     def __post_init__(self):
-        for name in ("left_out", "gaps", "times", "notes"):  # JSON made lists of them
+        for name in ("left_out", "gaps", "times", "notes", "beside"):  # JSON made lists of them
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         if isinstance(self.section, list):
