@@ -198,13 +198,12 @@ class ClipConditions:
 def episode_vectors(folder: LeRobotFolder, name: str, index: int) -> Vectors | str:
     """The numbers of an episode, one row for each frame; or why there are none."""
     try:
-        episode = next(each for each in folder.episodes if each.index == index)
-        values, seconds = folder.numbers(episode, name)
+        values, seconds = folder.numbers(folder.episodes[index], name)
     except LeRobotError as error:
         return str(error)
-    return (
-        Vectors(folder.names[name], values, seconds) if np.isfinite(values).all() else "has values that are no numbers"
-    )
+    if not np.isfinite(values).all():
+        return "has values that are no numbers"
+    return Vectors(folder.names[name], values, seconds)
 
 
 def resized(frames: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -121,7 +121,7 @@ def _episodes(data_dir: Path, how: FolderFormat) -> list[Clip]:
     if not dataset.episodes:
         raise MissingData(f"{printable(data_dir)}: a LeRobot dataset without episodes")
     clips = []
-    for episode in dataset.episodes:
+    for episode in dataset.episodes.values():
         views = tuple(View(*astuple(episode.videos[camera]), episode.length) for camera in cameras)
         texts = tuple(filter(None, map(one_line, episode.tasks)))
         clips.append(Clip(episode_path(data_dir, episode.index), texts, "" if texts else NO_CAPTION, views=views))

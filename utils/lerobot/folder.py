@@ -6,6 +6,7 @@ source of lerobot itself (Apache-2.0), lerobot/datasets/dataset_metadata.py and 
 
 import functools
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +49,8 @@ class LeRobotFolder:
     """What the meta files of a dataset say.
 
     version; fps; features, as in info.json; cameras: features that are videos, but for depth; names: {feature without
-    "observation.": names of its numbers}, of all that are numbers and no part of the format; episodes, in order. Raises
-    LeRobotError.
+    "observation.": names of its numbers}, of all that are numbers and no part of the format; episodes: by index, in
+    order. Raises LeRobotError, also for files that would lie elsewhere than in the folder.
     """
 
     def __init__(self, root: Path):
@@ -74,7 +75,7 @@ class LeRobotFolder:
         if read is None:
             raise LeRobotError(f"{INFO}: format {self.version}; v2.0, v2.1 and v3.0 can be read")
         try:
-            self.episodes = sorted(read(), key=lambda episode: episode.index)
+            self.episodes = {each.index: each for each in sorted(read(), key=lambda episode: episode.index)}
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise LeRobotError(f"meta of {self.version}: not as lerobot writes it ({error!r})") from None
 
@@ -87,25 +88,27 @@ class LeRobotFolder:
             wanted = ("episode_index", "tasks", "length", "data/", "videos/")
             for row in table.select([name for name in table.column_names if name.startswith(wanted)]).to_pylist():
                 place = {"chunk_index": row["data/chunk_index"], "file_index": row["data/file_index"]}
-                rows = self.root / self.templates["rows"].format(**place)
+                rows = self._file("rows", **place)
                 videos = {camera: self._span(row, camera) for camera in self.cameras}
                 yield Episode(row["episode_index"], tuple(row["tasks"]), row["length"], rows, videos)
 
     def _span(self, row: dict, camera: str) -> Span:
         place = {name: row[f"videos/{camera}/{name}"] for name in ("chunk_index", "file_index")}
-        file = self.root / self.templates["videos"].format(video_key=camera, **place)
+        file = self._file("videos", video_key=camera, **place)
         return Span(file, row[f"videos/{camera}/from_timestamp"])
+
+    def _file(self, kind: str, **place) -> Path:
+        file = self.root / self.templates[kind].format(**place)
+        if not Path(os.path.normpath(file)).is_relative_to(os.path.normpath(self.root)):
+            raise LeRobotError(f"{INFO}: its {kind} would lie outside of the folder, in {file}")
+        return file
 
     def _episodes_v2(self) -> Iterable[Episode]:
         for row in _parsed(self.root / "meta/episodes.jsonl", lines=True):
             index = row["episode_index"]
             place = {"episode_chunk": index // self.chunk_size, "episode_index": index}
-            videos = {
-                camera: Span(self.root / self.templates["videos"].format(video_key=camera, **place))
-                for camera in self.cameras
-            }
-            rows = self.root / self.templates["rows"].format(**place)
-            yield Episode(index, tuple(row["tasks"]), row["length"], rows, videos)
+            videos = {camera: Span(self._file("videos", video_key=camera, **place)) for camera in self.cameras}
+            yield Episode(index, tuple(row["tasks"]), row["length"], self._file("rows", **place), videos)
 
     def chosen_cameras(self, wanted: Iterable[str] | None) -> list[str]:
         """Those that are asked for, or the only one; a name may go without "observation.images.". Raises LeRobotError
