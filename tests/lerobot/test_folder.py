@@ -98,6 +98,7 @@ def test_one_camera_needs_no_name_and_of_several_none_is_guessed(tmp_path):
         ({"data_path": "../{chunk_index}.parquet"}, "its rows would lie outside of the folder"),
         ({"video_path": "/tmp/{video_key}.mp4"}, "its videos would lie outside of the folder"),
         ({"data_path": "{nothing}"}, "not as lerobot writes it"),
+        ({"data_path": "{"}, "not as lerobot writes it"),
         ("{", "info.json: is no JSON"),
         ("[]", "not as lerobot writes it"),
     ],
@@ -125,6 +126,15 @@ def test_an_episode_whose_files_do_not_hold_it_is_left_out_with_its_reason(tmp_p
     conditions = ClipConditions(root, [info for info, _ in found], vectors=["action"])
     _, present, why = conditions.read(found[1][0], np.arange(4), lambda frames: frames)
     assert present["action"] == 0 and "3 rows of action for the 20 frames of an episode" in why["action"]
+
+
+def test_videos_of_another_rate_than_the_dataset_are_left_out(tmp_path, capsys):
+    """Their frames would not be those of the rows."""
+    root = write_lerobot(tmp_path / "a", cameras=CAMERAS[:1])
+    file = root / "meta/info.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"fps": 2 * FPS}))
+    with pytest.raises(DataError, match=f"3 x its video has {FPS} frames per second, its dataset {2 * FPS}"):
+        episodes(root, None)
 
 
 def test_cameras_are_for_lerobot_alone(tmp_path):

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 # PyAV comes with utils.decoding, which is imported where it is used: --help answers at once.
 
 SAVE_EVERY_S = 30
+OTHER_RATE = 0.01  # of the frames per second of an episode: as if its video were another one
 MANY = 256  # clips, from which on processes are worth their start
 INDEX_FILE, INDEX_VERSION = ".video_index.json", 2
 
@@ -169,6 +170,9 @@ def _episode(clip: Clip, found: list["VideoInfo | str"]) -> "VideoInfo | str":
 
     if wrong := next((each for each in found if isinstance(each, str)), None):
         return wrong
+    for info, view in zip(found, clip.views, strict=True):
+        if abs(info.fps - view.fps) > OTHER_RATE * view.fps:  # frames and rows would drift apart
+            return f"its video has {info.fps:g} frames per second, its dataset {view.fps:g}"
     path = os.path.abspath(clip.path)
     try:
         parts = [

@@ -53,11 +53,12 @@ class FolderFormat:
 
 
 class View(NamedTuple):
-    """So many frames of a longer video, from these seconds on."""
+    """So many frames of a longer video, from these seconds on; fps: how many a second it ought to have."""
 
     file: Path
     start: float
     frames: int
+    fps: float
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,8 @@ def _episodes(data_dir: Path, how: FolderFormat) -> list[Clip]:
         raise MissingData(f"{printable(data_dir)}: a LeRobot dataset without episodes")
     clips = []
     for episode in dataset.episodes.values():
-        views = tuple(View(*astuple(episode.videos[camera]), episode.length) for camera in cameras)
+        frames = episode.length, dataset.fps
+        views = tuple(View(*astuple(episode.videos[camera]), *frames) for camera in cameras)
         texts = tuple(filter(None, map(one_line, episode.tasks)))
         clips.append(Clip(episode_path(data_dir, episode.index), texts, "" if texts else NO_CAPTION, views=views))
     return clips

@@ -81,7 +81,7 @@ def whole_of(info: VideoInfo) -> VideoInfo:
 def part_of(info: VideoInfo, path: str, first: int, frames: int) -> VideoInfo:
     """So many frames of a video from `first` on, as a clip by itself with a path of its own. Raises VideoError for a
     file that has fewer, and for one of which it is not sure which frame is which."""
-    if first + frames > info.frames:
+    if first < 0 or frames < 1 or first + frames > info.frames:
         raise VideoError(f"its video has {info.frames} frames, and it should lie in {first} to {first + frames - 1}")
     if info.damaged or info.gaps or info.times is not None:
         raise VideoError("its video has gaps, or frames at uneven times: nobody knows which are its frames")

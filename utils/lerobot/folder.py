@@ -76,7 +76,9 @@ class LeRobotFolder:
             raise LeRobotError(f"{INFO}: format {self.version}; v2.0, v2.1 and v3.0 can be read")
         try:
             self.episodes = {each.index: each for each in sorted(read(), key=lambda episode: episode.index)}
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
+        except LeRobotError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise LeRobotError(f"meta of {self.version}: not as lerobot writes it ({error!r})") from None
 
     def _episodes_v3(self) -> Iterable[Episode]:
@@ -90,12 +92,12 @@ class LeRobotFolder:
                 place = {"chunk_index": row["data/chunk_index"], "file_index": row["data/file_index"]}
                 rows = self._file("rows", **place)
                 videos = {camera: self._span(row, camera) for camera in self.cameras}
-                yield Episode(row["episode_index"], tuple(row["tasks"]), row["length"], rows, videos)
+                yield Episode(row["episode_index"], tuple(row["tasks"]), int(row["length"]), rows, videos)
 
     def _span(self, row: dict, camera: str) -> Span:
         place = {name: row[f"videos/{camera}/{name}"] for name in ("chunk_index", "file_index")}
         file = self._file("videos", video_key=camera, **place)
-        return Span(file, row[f"videos/{camera}/from_timestamp"])
+        return Span(file, float(row[f"videos/{camera}/from_timestamp"]))
 
     def _file(self, kind: str, **place) -> Path:
         file = self.root / self.templates[kind].format(**place)
@@ -108,7 +110,7 @@ class LeRobotFolder:
             index = row["episode_index"]
             place = {"episode_chunk": index // self.chunk_size, "episode_index": index}
             videos = {camera: Span(self._file("videos", video_key=camera, **place)) for camera in self.cameras}
-            yield Episode(index, tuple(row["tasks"]), row["length"], self._file("rows", **place), videos)
+            yield Episode(index, tuple(row["tasks"]), int(row["length"]), self._file("rows", **place), videos)
 
     def chosen_cameras(self, wanted: Iterable[str] | None) -> list[str]:
         """Those that are asked for, or the only one; a name may go without "observation.images.". Raises LeRobotError

@@ -44,6 +44,9 @@ def test_a_part_beyond_the_end_or_of_a_file_with_gaps_is_refused(whole, tmp_path
     info, _ = whole
     with pytest.raises(VideoError, match="has 150 frames, and it should lie in 140 to 159"):
         part_of(info, "episode", 140, 20)
+    for first, count in ((-3, 10), (4, 0)):
+        with pytest.raises(VideoError, match="it should lie in"):
+            part_of(info, "episode", first, count)
     file = tmp_path / "bad.mp4"
     file.write_bytes(Path(info.path).read_bytes())
     with pytest.raises(VideoError, match="nobody knows"):
