@@ -54,7 +54,8 @@ FACTORS = {
     "convolution": {"full 3x3x3 (the guide's)": ["--conv_type", "full"]},
     "attention to the text": {
         "in every level (the guide's)": ["--cross_attention_levels", "1", "1"],
-        "in the middle only": ["--cross_attention_levels", "0", "0"],
+        # attention inside a frame stands beside that to the text, so it goes with it
+        "in the middle only": ["--cross_attention_levels", "0", "0", "--self_attention_levels", "0", "0"],
     },
     "attention along time": {
         "in every level (the guide's)": ["--temporal_attention_levels", "1", "1"],
