@@ -20,7 +20,7 @@ from utils.arguments.training import (
     add_run_args,
     check_run_args,
 )
-from utils.cli import Parser, UserError, choice, integer, number, printable
+from utils.cli import Parser, choice, integer, number, printable
 from utils.cli import run as run_script
 
 # See FREE_ON_RESUME.
@@ -57,7 +57,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--lora_alpha", type=number(0, above=True), default=16.0, help="their scale, times the rank")
 
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset_dir", type=Path, default=None, help="holds video_0001/00000.png ...")
+    group.add_argument(
+        "--dataset_dir", type=Path, default=None, help="holds video_0001/00000.png ..., or is a LeRobot dataset"
+    )
+    group.add_argument(
+        "--cameras", nargs="+", metavar="NAME", help="of a LeRobot dataset, side by side; default: the only one"
+    )
     group.add_argument("--num_frames", type=integer(2, 256), default=25, help="consecutive frames per clip")
     group.add_argument("--frame_stride", type=integer(1, 64), default=1, help="take every n-th frame")
     group.add_argument("--width", type=integer(64, 4096, multiple_of=64), default=512, help="px")
@@ -66,7 +71,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--random_crop", action="store_true", help="crop anywhere, not in the middle; needs --no_cache")
     group.add_argument("--fps", type=number(1, 240), default=7.0, help="of clips that no manifest describes")
     group.add_argument(
-        "--vectors", nargs="*", metavar="NAME", help="folders of numbers per frame: <name>/<clip>.csv, ..."
+        "--vectors",
+        nargs="*",
+        metavar="NAME",
+        help="numbers per frame: folders of <clip>.csv, ..., or of episodes",
     )
     group.add_argument(
         "--motion",
@@ -149,6 +157,7 @@ def main(args: argparse.Namespace) -> None:
     from utils.svd.export import export
     from utils.svd.pipeline import load_pipeline, pipeline_bytes
     from utils.svd.vectors import given_vectors, make_vectors
+    from utils.training.optimizers import adamw_of_bits
     from utils.training.training_run import TrainingRun
 
     run = TrainingRun(args, "svd", FREE, REMEDIES)
@@ -156,7 +165,7 @@ def main(args: argparse.Namespace) -> None:
 
     # Clips: which there are, how fast they run and how much moves in them; before gigabytes of weights are read.
     clips, skipped = find_frame_folders(
-        args.dataset_dir, args.num_frames, args.frame_stride, args.fps, args.motion, args.max_samples
+        args.dataset_dir, args.num_frames, args.frame_stride, args.fps, args.motion, args.max_samples, args.cameras
     )
     for reason, names in skipped.items():
         few = printable(", ".join(names[:5])) + (" ..." if len(names) > 5 else "")
@@ -193,7 +202,9 @@ def main(args: argparse.Namespace) -> None:
     def weights() -> dict[str, dict[str, torch.Tensor]]:
         return {"trained": {name: whole(p.detach()) for name, p in zip(learning, run.parameters, strict=True)}}
 
-    optimizer = make_optimizer(args, list(learning.values()), device)
+    betas = args.adam_beta1, args.adam_beta2
+    settings = args.learning_rate, betas, args.adam_weight_decay
+    optimizer = adamw_of_bits(args.optimizer, list(learning.values()), *settings, device)
     trained = run.prepare(unet, optimizer, train_set, args.train_batch_size, args.max_train_steps, weights, result)
     run.say(
         f"{len(train_set)} training and {len(val_set)} validation clips; "
@@ -288,27 +299,6 @@ def make_datasets(args: argparse.Namespace, accelerator, clips: list, pipeline, 
     train_clips, val_clips = split_folders(clips, args.val_fraction, args.seed)
     train_set = FrameClips(train_clips, *size, **window, random_crop=args.random_crop)
     return train_set, FrameClips(val_clips, *size, **window)
-
-
-def make_optimizer(args: argparse.Namespace, parameters: list, device):
-    """AdamW, with 8-bit states if asked for or, on a CUDA card with bitsandbytes, by default."""
-    import importlib.util
-
-    import torch
-
-    settings = {
-        "lr": args.learning_rate,
-        "betas": (args.adam_beta1, args.adam_beta2),
-        "weight_decay": args.adam_weight_decay,
-    }
-    available = device.type == "cuda" and importlib.util.find_spec("bitsandbytes") is not None
-    if args.optimizer == "adamw8bit" and not available:
-        raise UserError("--optimizer: adamw8bit needs a CUDA card and `pip install bitsandbytes`; use adamw, or auto")
-    if args.optimizer == "adamw" or not available:
-        return torch.optim.AdamW(parameters, fused=True, **settings)
-    import bitsandbytes
-
-    return bitsandbytes.optim.AdamW8bit(parameters, **settings)
 
 
 def validation_losses(unet, vae, val_set, encode, max_clips: int, seed: int, conditions) -> dict[float, float]:

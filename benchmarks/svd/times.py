@@ -37,6 +37,7 @@ class TrainingStep:
         import train_svd
         from models.svd.conditioning import encode_latents, image_embeddings
         from utils.training.ema import moving_average
+        from utils.training.optimizers import adamw_of_bits
 
         self.recipe, self.vae, self.unet, self.bf16, self.steps = recipe, pipeline.vae, pipeline.unet, bf16, 0
         self.device = self.vae.device
@@ -53,7 +54,8 @@ class TrainingStep:
                     parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         settings = train_svd.parse_args(["--dry_run", "--optimizer", recipe.optimizer])
         self.max_grad_norm = settings.max_grad_norm
-        self.optimizer = train_svd.make_optimizer(settings, self.parameters, self.device)
+        how = settings.learning_rate, (settings.adam_beta1, settings.adam_beta2), settings.adam_weight_decay
+        self.optimizer = adamw_of_bits(settings.optimizer, self.parameters, *how, self.device)
         averaged = list(self.unet.parameters()) if recipe.average_all else self.parameters
         self.averaged, self.ema = averaged, moving_average(averaged, settings.ema_decay)
         if recipe.compile:

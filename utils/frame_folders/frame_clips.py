@@ -1,11 +1,12 @@
-"""Clips to fine-tune Stable Video Diffusion on: windows of consecutive frames out of folders of frames.
+"""Clips to fine-tune Stable Video Diffusion on: windows of consecutive frames out of folders of frames, or of episodes.
 
 A dataset is what prepare_dataset.py writes, or any folder that holds one folder of images per clip; then the frame rate
-is an assumption and the motion is measured here.
+is an assumption and the motion is measured here. Or it is a LeRobot dataset, see episodes.py.
 """
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from utils.data.readable import ReadableClips, UnreadableClip
 from utils.decoding.images import IMAGE_SUFFIXES, read_image
 from utils.decoding.video_info import STILLS, VideoInfo
 from utils.files import natural_key
+from utils.frame_folders.episodes import EpisodeClip, find_episodes
+from utils.lerobot.folder import INFO, is_lerobot
 from utils.motion.score import MOTION_MEASURE, motion_score, to_buckets
 from utils.video.frames import resize_frames
 
@@ -47,6 +50,27 @@ class FrameFolder:
         frames = (_read_frame(self.folder / self.files[i])[None] for i in indices)
         return np.concatenate([resize_frames(frame, height, width, resize_mode, anchor) for frame in frames])
 
+    @property
+    def frames(self) -> int:
+        return len(self.files)
+
+    @property
+    def info(self) -> VideoInfo:
+        """As what lies beside the clip is read for."""
+        return VideoInfo(str(self.folder), self.frames, self.fps, 0, 0, STILLS)
+
+    def stamps(self) -> list[tuple[str, int, int]]:
+        """(name, size in bytes, time) of all that its frames follow from. Raises OSError for what is gone."""
+        statuses = ((name, (self.folder / name).stat()) for name in self.files)
+        return [(name, status.st_size, status.st_mtime_ns) for name, status in statuses]
+
+    def own_size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return _read_frame(self.folder / self.files[0]).shape[:2]
+
+
+TrainingClip = FrameFolder | EpisodeClip
+
 
 def find_frame_folders(
     dataset_dir: Path,
@@ -55,14 +79,22 @@ def find_frame_folders(
     fps: float,
     motion: str | None,
     max_samples: int | None = None,
-) -> tuple[list[FrameFolder], dict[str, list[str]]]:
+    cameras: Sequence[str] | None = None,
+) -> tuple[list[TrainingClip], dict[str, list[str]]]:
     """The clips of a dataset that are long enough, in natural order, and {reason: names of the others}.
 
     fps: the rate of clips that no manifest describes. motion: how scores become buckets, see utils/motion/score.py;
     None takes the manifest's where it knows all clips, else "quantile". One clip alone has no distribution and gets
     SVD's default of 127. Scores in a manifest are believed, even of an older measure, but never mixed: beside others,
-    those of an older measure are measured again. Raises UserError if there is no clip, or none long enough.
+    those of an older measure are measured again. cameras: of a LeRobot dataset, side by side; None for the only one.
+    Raises UserError if there is no clip, or none long enough.
     """
+    needed = (num_frames - 1) * frame_stride + 1
+    if is_lerobot(dataset_dir):
+        clips, skipped = find_episodes(dataset_dir, needed, max_samples, cameras)
+        return with_motion(clips, {}, motion), skipped
+    if cameras:
+        raise UserError(f"--cameras: is for LeRobot datasets, and there is no {INFO} in {printable(dataset_dir)}")
     described = read_manifest(dataset_dir / MANIFEST)
     folders, skipped = [], {}
     names = sorted((path.name for path in dataset_dir.iterdir() if path.is_dir()), key=natural_key)
@@ -74,7 +106,6 @@ def find_frame_folders(
             continue  # vectors of the clips, under whatever name
         found = (path.name for path in inside if path.suffix.lower() in IMAGE_SUFFIXES)
         files = tuple(sorted((file for file in found if not file.startswith(".")), key=natural_key))
-        needed = (num_frames - 1) * frame_stride + 1
         if len(files) < needed:
             reason = f"fewer than {needed} frames (--num_frames {num_frames}, --frame_stride {frame_stride})"
             skipped.setdefault(reason, []).append(f"{name} ({len(files)})")
@@ -91,27 +122,32 @@ def find_frame_folders(
             f"--dataset_dir: {printable(dataset_dir)} has no clip to train on ({why or 'no folder of images'}); "
             "prepare_dataset.py writes them, --num_frames asks for shorter ones"
         )
-    measures = {clip.motion_measure for clip in folders}
-    buckets = [described.get(clip.folder.name, {}).get("motion_bucket_id") for clip in folders]
-    for n, clip in enumerate(tqdm(folders, desc="measuring motion", unit="clip", disable=None, leave=False)):
+    return with_motion(folders, described, motion), skipped
+
+
+def with_motion(clips: list, described: dict[str, dict], motion: str | None) -> list:
+    """Clips with motion scores and buckets, see find_frame_folders. described: what a manifest says, by name."""
+    measures = {clip.motion_measure for clip in clips}
+    buckets = [described.get(clip.folder.name, {}).get("motion_bucket_id") for clip in clips]
+    measured = list(clips)
+    for n, clip in enumerate(tqdm(clips, desc="measuring motion", unit="clip", disable=None, leave=False)):
         if clip.motion_score is None or (len(measures) > 1 and clip.motion_measure != MOTION_MEASURE):
-            folders[n], buckets[n] = replace(clip, motion_score=_score(clip), motion_measure=MOTION_MEASURE), None
-    if len(folders) == 1:
+            measured[n], buckets[n] = replace(clip, motion_score=_score(clip), motion_measure=MOTION_MEASURE), None
+    if len(measured) == 1:
         motion = "const"
     if motion is not None or None in buckets:
-        buckets = to_buckets([clip.motion_score for clip in folders], motion or "quantile")
-    return [replace(clip, motion_bucket_id=bucket) for clip, bucket in zip(folders, buckets, strict=True)], skipped
+        buckets = to_buckets([clip.motion_score for clip in measured], motion or "quantile")
+    return [replace(clip, motion_bucket_id=bucket) for clip, bucket in zip(measured, buckets, strict=True)]
 
 
 def _read_frame(path: Path) -> np.ndarray:
     return read_image(path, "--dataset_dir", "remove its folder, or write it again with prepare_dataset.py")
 
 
-def _score(clip: FrameFolder) -> float:
+def _score(clip: TrainingClip) -> float:
     """Motion of the first frames, for clips that no manifest describes."""
-    count = min(len(clip.files), MAX_SCORED_FRAMES)
-    first = _read_frame(clip.folder / clip.files[0])
-    height, width = first.shape[:2]
+    count = min(clip.frames, MAX_SCORED_FRAMES)
+    height, width = clip.own_size()
     return motion_score(clip.read(range(count), width, height, "stretch"), clip.fps)
 
 
@@ -127,7 +163,7 @@ class FrameClips(ReadableClips):
 
     def __init__(
         self,
-        folders: list[FrameFolder],
+        folders: list[TrainingClip],
         num_frames: int,
         width: int,
         height: int,
@@ -156,7 +192,7 @@ class FrameClips(ReadableClips):
     def read(self, index: int | tuple[int, int]) -> dict:
         epoch, index = index if isinstance(index, tuple) else (None, index)
         clip, anchor = self.folders[index], (0.5, 0.5)
-        starts = len(clip.files) - (self.num_frames - 1) * self.frame_stride
+        starts = clip.frames - (self.num_frames - 1) * self.frame_stride
         start = starts // 2
         if epoch is not None:
             rng = np.random.default_rng([self.seed, epoch, index])
@@ -169,7 +205,7 @@ class FrameClips(ReadableClips):
             "motion_bucket_id": torch.tensor(float(clip.motion_bucket_id)),
         }
         if self.conditions is not None:
-            values, item["present"], _ = self.conditions.read(as_info(clip), np.array(window), lambda frames: frames)
+            values, item["present"], _ = self.conditions.read(clip.info, np.array(window), lambda frames: frames)
             item["conditions"] = {name: torch.from_numpy(value) for name, value in values.items()}
         try:
             if self.cache is None:
@@ -181,19 +217,12 @@ class FrameClips(ReadableClips):
             raise UnreadableClip(f"{clip.folder}: {error}; it was readable when training began") from error
 
 
-def as_info(clip: FrameFolder) -> VideoInfo:
-    """A clip as what lies beside it is read for."""
-    return VideoInfo(str(clip.folder), len(clip.files), clip.fps, 0, 0, STILLS)
-
-
 def to_tensor(frames: np.ndarray) -> Tensor:
     """uint8 (T, H, W, 3) -> float32 (T, 3, H, W) in [-1, 1]."""
     return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def split_folders(
-    clips: list[FrameFolder], val_fraction: float, seed: int
-) -> tuple[list[FrameFolder], list[FrameFolder]]:
+def split_folders(clips: list, val_fraction: float, seed: int) -> tuple[list, list]:
     """(training, validation) clips by a draw that depends on seed alone; a single clip serves as both."""
     count = min(max(1, round(val_fraction * len(clips))), len(clips) - 1) if val_fraction > 0 else 0
     if count == 0:
@@ -205,11 +234,11 @@ def split_folders(
     )
 
 
-def clip_digests(clips: list[FrameFolder]) -> dict[str, str]:
+def clip_digests(clips: list[TrainingClip]) -> dict[str, str]:
     """{folder: digest of what its samples follow from}: names and sizes in bytes of the frames, rate, motion."""
 
-    def digest(clip: FrameFolder) -> str:
-        files = [(name, (clip.folder / name).stat().st_size) for name in clip.files]
+    def digest(clip: TrainingClip) -> str:
+        files = [(name, size) for name, size, _ in clip.stamps()]
         return hashlib.sha256(json.dumps([files, clip.fps, clip.motion_bucket_id]).encode()).hexdigest()[:16]
 
     return {clip.folder.name: digest(clip) for clip in clips}

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from models.svd.conditioning import encode_latents, image_embeddings
 from utils.files import explain_full_disk, whole_file
-from utils.frame_folders.frame_clips import FrameFolder, to_tensor
+from utils.frame_folders.frame_clips import TrainingClip, to_tensor
 
 
 class LatentCache:
@@ -28,18 +28,22 @@ class LatentCache:
         self.encoders = fingerprint(vae, image_encoder)
         self.paths: dict[Path, Path] = {}
 
-    def path(self, clip: FrameFolder) -> Path:
+    def path(self, clip: TrainingClip) -> Path:
         if clip.folder not in self.paths:
             self.paths[clip.folder] = self._path(clip)
         return self.paths[clip.folder]
 
-    def _path(self, clip: FrameFolder) -> Path:
-        files = [(name, *_stamp(clip.folder / name)) for name in clip.files]
-        key = json.dumps([str(clip.folder.resolve()), files, self.size, self.encoders])
+    def _path(self, clip: TrainingClip) -> Path:
+        key = json.dumps([str(clip.folder.resolve()), clip.stamps(), self.size, self.encoders])
         return self.cache_dir / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
 
     def fill(
-        self, clips: list[FrameFolder], vae: nn.Module, image_encoder: nn.Module, feature_extractor, chunk: int = 8
+        self,
+        clips: list[TrainingClip],
+        vae: nn.Module,
+        image_encoder: nn.Module,
+        feature_extractor,
+        chunk: int = 8,
     ) -> None:
         """Compute what is missing. Each file is written under another name first, so none is ever half there.
 
@@ -51,8 +55,8 @@ class LatentCache:
         bar = tqdm(missing, desc="encoding clips", unit="clip", disable=None if missing else True)
         for number, clip in enumerate(bar):
             latents, embeddings = [], []
-            for start in range(0, len(clip.files), chunk):
-                frames = range(start, min(start + chunk, len(clip.files)))
+            for start in range(0, clip.frames, chunk):
+                frames = range(start, min(start + chunk, clip.frames))
                 pixels = to_tensor(clip.read(frames, *self.size)).to(device)
                 latents.append(encode_latents(vae, pixels[None], chunk)[0].cpu())
                 embeddings.append(image_embeddings(image_encoder, feature_extractor, pixels)[:, 0].float().cpu())
@@ -63,7 +67,7 @@ class LatentCache:
             with explain_full_disk(path, needed, remedy), whole_file(path) as partial:
                 save_file({name: tensor.contiguous() for name, tensor in cached.items()}, partial)
 
-    def load(self, clip: FrameFolder, window: range) -> dict[str, Tensor]:
+    def load(self, clip: TrainingClip, window: range) -> dict[str, Tensor]:
         """ "latents" (T, 4, H/8, W/8) of the frames in `window` and "image_embeddings" (1, D) of its first."""
         with safe_open(self.path(clip), framework="pt") as file:
             latents = file.get_slice("latents")[window.start : window.stop]
@@ -79,8 +83,3 @@ def fingerprint(*modules: nn.Module) -> str:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns

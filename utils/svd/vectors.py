@@ -18,14 +18,14 @@ from utils.conditions.maps import ConditionError
 from utils.conditions.vectors import at_times, chosen_columns, read_vectors
 from utils.data.errors import DataError
 from utils.files import explain_full_disk, whole_file
-from utils.frame_folders.frame_clips import FrameFolder, as_info
+from utils.frame_folders.frame_clips import TrainingClip
 from utils.tensors import require_numbers, tensor_bytes
 
 WEIGHTS = "vectors.safetensors"  # in the folder of a fine-tuned model
 
 
 def make_vectors(
-    args: argparse.Namespace, clips: list[FrameFolder], state: dict
+    args: argparse.Namespace, clips: list[TrainingClip], state: dict
 ) -> tuple[ClipConditions | None, ConditionSettings]:
     """(what lies beside the clips, settings of the network) for --vectors. state: of a run, which keeps the settings.
 
@@ -34,11 +34,11 @@ def make_vectors(
     if args.vectors is None:
         return None, ConditionSettings()
     try:
-        found = ClipConditions(args.dataset_dir, [as_info(clip) for clip in clips], (), args.vectors or ["vectors"])
+        found = ClipConditions(args.dataset_dir, [clip.info for clip in clips], (), args.vectors or ["vectors"])
     except DataError as error:
         raise UserError(str(error)) from None
     if "conditions" not in state:
-        samples = (found.read(as_info(clip), np.arange(len(clip.files)), lambda frames: frames) for clip in clips)
+        samples = (found.read(clip.info, np.arange(clip.frames), lambda frames: frames) for clip in clips)
         about = found.statistics({"conditions": values, "present": present} for values, present, _ in samples)
         state["conditions"] = ConditionSettings(vectors=about).plain()
     return found, ConditionSettings.from_plain(state["conditions"])

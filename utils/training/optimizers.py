@@ -1,5 +1,6 @@
 """Optimizers and their learning rates: AdamW, or Muon for the matrices with AdamW for the rest."""
 
+import importlib.util
 import math
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 from transformers.optimization import get_wsd_schedule
 
+from utils.cli import UserError
 from utils.hardware import multiplies_in_bf16
 
 OPTIMIZERS = ("adamw", "muon")
@@ -126,6 +128,27 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self.muon.step()
         self.adamw.step()
         return loss
+
+
+def adamw_of_bits(
+    name: str,
+    parameters: list[nn.Parameter],
+    lr: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+    device: torch.device,
+) -> torch.optim.Optimizer:
+    """AdamW over what will learn on this device: "adamw", or "adamw8bit" with states of 8 bits (Dettmers et al. 2021,
+    arXiv:2110.02861), or "auto", which is that on a CUDA card with bitsandbytes. Raises UserError where that is not."""
+    settings = {"lr": lr, "betas": betas, "weight_decay": weight_decay}
+    available = device.type == "cuda" and importlib.util.find_spec("bitsandbytes") is not None
+    if name == "adamw8bit" and not available:
+        raise UserError("--optimizer: adamw8bit needs a CUDA card and `pip install bitsandbytes`; use adamw, or auto")
+    if name == "adamw" or not available:
+        return torch.optim.AdamW(parameters, fused=True, **settings)
+    import bitsandbytes
+
+    return bitsandbytes.optim.AdamW8bit(parameters, **settings)
 
 
 def make_optimizer(
