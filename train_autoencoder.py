@@ -224,7 +224,7 @@ def load_perceptual(folder: str | None):
     if folder is None:
         return None
     from models.reconstruction import PerceptualDistance
-    from utils.pretrained.hub import load_backbone
+    from utils.pretrained.model_folder import load_backbone
 
     return PerceptualDistance(load_backbone(folder, "--perceptual"))
 

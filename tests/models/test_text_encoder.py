@@ -11,7 +11,7 @@ from models.text_encoder import BUILTIN, builtin_text_encoder, load_tokenizer, t
 from tests.conftest import CAPTIONS
 from tests.tiny_models import tiny_clip
 from utils.cli import UserError
-from utils.pretrained.hub import load_text_encoder, missing_text_files
+from utils.pretrained.model_folder import load_text_encoder, missing_text_files
 
 
 @pytest.fixture(scope="session")

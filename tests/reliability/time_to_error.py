@@ -26,7 +26,7 @@ from PIL import Image
 
 from tests.faults.place import TRAIN, TRAIN_SVD, Ended, Place, Shared
 from utils.cli import printable
-from utils.pretrained.hub import PROBE_SECONDS
+from utils.hub import PROBE_SECONDS
 from utils.runs.checkpoint import list_checkpoints
 
 LIMIT, WANDB_LIMIT = 10, 15  # s

@@ -16,7 +16,7 @@ from models.metrics.video_features import CLIPFeatures, I3DFeatures, Random3DFea
 from models.text_encoder import check_tokenizer
 from utils.cli import UserError, printable
 from utils.motion.score import flow_histogram
-from utils.pretrained.hub import load_whole
+from utils.pretrained.model_folder import load_whole
 
 FEATURES = ("random3d", "flow", "clip", "vae")
 CLIP_FILES = "config.json, model.safetensors and the tokenizer of a CLIP model such as openai/clip-vit-base-patch32"

@@ -9,7 +9,8 @@ import torch
 
 from models.autoencoder import VideoAutoencoder, class_of
 from utils.cli import UserError, out_of_memory, printable
-from utils.pretrained.hub import missing_weights, resolve_model, weights_variant
+from utils.hub import resolve_model
+from utils.pretrained.model_folder import missing_weights, weights_variant
 from utils.tensors import require_numbers
 
 STEM = "diffusion_pytorch_model"

@@ -38,7 +38,7 @@ def unpacked(file: Path, config: str | None) -> Path:
     from safetensors import SafetensorError, safe_open
 
     from utils.files import whole_folder, write_text
-    from utils.pretrained.hub import resolve_model
+    from utils.hub import resolve_model
     from utils.tensors import refuse_scales, require_numbers
 
     try:

@@ -59,7 +59,8 @@ def read_scheduler(path: Path | None) -> dict | None:
 
 def find_image_model(name: str) -> Path:
     """The folder of a pipeline or of a U-Net, downloaded if need be. Raises UserError if it is neither."""
-    from utils.pretrained.hub import missing_weights, resolve_model
+    from utils.hub import resolve_model
+    from utils.pretrained.model_folder import missing_weights
 
     def missing(folder: Path) -> list[str]:
         if not (folder / "model_index.json").is_file():
@@ -92,7 +93,7 @@ def read_image_unet(name: str, cross_attention_dim: int):
     UserError if it cannot be used, or reads text of another width."""
     from diffusers import UNet2DConditionModel
 
-    from utils.pretrained.hub import weights_variant
+    from utils.pretrained.model_folder import weights_variant
     from utils.tensors import require_numbers
 
     folder = unet_folder(find_image_model(name))
@@ -133,7 +134,8 @@ def motion_unet(name: str, cross_attention_dim: int, adapter: str | None, num_fr
     from diffusers import MotionAdapter
 
     from models.adapters.motion_unet import MotionUNet
-    from utils.pretrained.hub import missing_weights, resolve_model, weights_variant
+    from utils.hub import resolve_model
+    from utils.pretrained.model_folder import missing_weights, weights_variant
     from utils.tensors import require_numbers
 
     image_unet, modules, folder, flag = read_image_unet(name, cross_attention_dim), None, Path(name), "--init_from_2d"

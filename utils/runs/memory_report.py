@@ -12,8 +12,8 @@ from models.text_encoder import BUILTIN
 from models.unet3d import UNet3D
 from utils.arguments.data import frame_shape
 from utils.pretrained.autoencoder import autoencoder_without_weights, find_vae
-from utils.pretrained.hub import text_folders
 from utils.pretrained.image_model import unet_folder
+from utils.pretrained.model_folder import text_folders
 from utils.runs.new_model import make_unet, with_trainable
 
 CARDS = (12, 16, 24, 40, 80)  # GB

@@ -19,7 +19,7 @@ from models.text_encoder import BUILTIN, TextEncoder, builtin_text_encoder, load
 from models.unet3d import UNet3D
 from utils.cli import UserError, out_of_memory
 from utils.files import explain_full_disk, whole_file
-from utils.pretrained.hub import load_text_encoder
+from utils.pretrained.model_folder import load_text_encoder
 from utils.runs.checkpoint import whole
 from utils.tensors import require_numbers, tensor_bytes
 

@@ -16,7 +16,7 @@ def make_text_encoder(args: argparse.Namespace, captions: list[str], tokenizer: 
     tokenizer: the stored tokenizer of a run that is resumed, as JSON text.
     """
     from models.text_encoder import BUILTIN, builtin_text_encoder, load_tokenizer, train_tokenizer
-    from utils.pretrained.hub import load_text_encoder
+    from utils.pretrained.model_folder import load_text_encoder
     from utils.runs.model_file import load_model, unpack_model
 
     if args.text_encoder != BUILTIN:

@@ -10,7 +10,8 @@ from safetensors import SafetensorError, safe_open
 
 from utils.cli import UserError, out_of_memory, printable
 from utils.files import explain_full_disk, partial_path
-from utils.pretrained.hub import load_whole, missing_weights, resolve_model, weights_variant
+from utils.hub import resolve_model
+from utils.pretrained.model_folder import load_whole, missing_weights, weights_variant
 from utils.svd.single_file import SINGLE_FILES, find_single_file, read_single_file
 from utils.tensors import computable, refuse_scales, require_numbers, tensor_bytes
 
