@@ -288,6 +288,7 @@ def validation_loss(model, val_set, batch_size: int, seed: int, max_clips: int =
 def save_best(run, args: argparse.Namespace, model, autoencoder: dict | None, val_loss: float) -> None:
     """best_model.pth. All processes gather the weights, the main process writes them."""
     from models.adapters.low_rank import low_rank_of
+    from utils.lerobot.origin import origin_of
     from utils.runs.adapters import save_adapters
     from utils.runs.model_file import cpu_tensors, pack_model, save_model
 
@@ -301,6 +302,7 @@ def save_best(run, args: argparse.Namespace, model, autoencoder: dict | None, va
         "guidance_scale": args.guidance_scale,
         "guidance_interval": list(args.guidance_interval),
         "data": seen_as(args),
+        "origin": origin_of(args.data_dir),
     }
     packed = pack_model(model.diffusion, model.text_encoder, autoencoder, **about)
     low_rank = low_rank_of(cpu_tensors(model.diffusion.unet)) if args.trainable == "lora" else {}

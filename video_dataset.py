@@ -2,6 +2,7 @@
 
     python video_dataset.py                            # writes ./demo_video_data: 1500 clips of moving shapes
     python video_dataset.py --check my_videos          # reports what is wrong with your own folder
+    python video_dataset.py --from_lerobot owner/name  # downloads a dataset of robots, and reports
 
 A data folder holds videos/<stem>.<any video extension> and captions/<stem>.txt; or clip.mp4 beside clip.txt; or videos
 and a table, metadata.jsonl, .csv or .parquet.
@@ -23,9 +24,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from utils.arguments.buckets import Bucket
-from utils.arguments.conditions import add_folder_args, folders_of
-from utils.arguments.data import MISSING_CAPTION, RESIZE_MODES, SHORT_CLIPS, add_reading_args, buckets_of, reading_args
-from utils.cli import Parser, UserError, integer, output_problems, printable, run
+from utils.arguments.conditions import folders_of
+from utils.arguments.data import (
+    DEMO,
+    MISSING_CAPTION,
+    RESIZE_MODES,
+    SHORT_CLIPS,
+    add_dataset_args,
+    buckets_of,
+    reading_args,
+)
+from utils.cli import Parser, UserError, printable, run
 from utils.data.captions import swap_left_right
 from utils.data.clip_index import bucket_counts, clip_digests, print_report, usable_clips, validation_clips
 from utils.data.data_check import check_dataset, print_check, save_contact_sheet
@@ -343,27 +352,17 @@ class TextVideoDataset(ReadableClips):
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
-    parser.add_argument("--output_dir", type=Path, default=Path("demo_video_data"), help="where the demo goes")
-    parser.add_argument("--num_clips", type=integer(1, 1_000_000), default=1500, help="clips to write")
-    parser.add_argument("--num_frames", type=integer(2, 1024), default=16, help="frames per clip")
-    even = integer(16, 1024, multiple_of=2)  # video codecs halve the colour planes
-    parser.add_argument("--frame_size", type=even, default=64, help="height and width in px, even")
-    parser.add_argument("--fps", type=integer(1, 120), default=8, help="frames per second")
-    parser.add_argument("--seed", type=integer(0, 2**32 - 1), default=0, help="the same seed writes the same bytes")
-    parser.add_argument("--hard", action="store_true", help="textured backgrounds, 8 colours, often two objects")
-    parser.add_argument("--conditions", action="store_true", help="also depth, motion and sound")
-    parser.add_argument("--overwrite", action="store_true", help="replace a dataset that has other settings")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    group = parser.add_argument_group("data check, for --num_frames and --frame_size")
-    group.add_argument("--check", type=Path, metavar="DIR", help="report what is wrong with this data folder")
-    add_reading_args(group)
-    add_folder_args(group)
-    parser.checks.append(lambda args: output_problems(args.output_dir))
+    add_dataset_args(parser)
     return parser.parse_args(argv)
 
 
 def main(args: argparse.Namespace) -> None:
     try:
+        if args.from_lerobot:
+            from utils.lerobot.download import dataset_folder
+
+            own = None if args.output_dir == DEMO else args.output_dir
+            args.check = dataset_folder(args.from_lerobot, args.cameras, own)
         if args.check:
             run_check(args)
         else:

@@ -57,14 +57,28 @@ def download(
 
     kind: "model" or "dataset". where: revision, local_dir. Raises UserError for what the hub has not, or not for all.
     """
-    import httpx
     from huggingface_hub import snapshot_download
+
+    wanted = {"repo_type": kind, "allow_patterns": list(patterns)}
+    return _asked(lambda: Path(snapshot_download(name, **wanted, **where)), name, flag, kind)
+
+
+def commit_of(name: str, flag: str, kind: str = "model") -> tuple[str, str] | tuple[None, str]:
+    """(the newest commit of a repository, ""), or (None, why the hub does not answer). Raises as download."""
+    from huggingface_hub import HfApi
+
+    return _asked(lambda: HfApi().repo_info(name, repo_type=kind).sha, name, flag, kind)
+
+
+def _asked(call: Callable, name: str, flag: str, kind: str) -> tuple:
+    """What a call of the hub's library gives, see download."""
+    import httpx
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     if unreachable := unreachable_hub():
         return None, unreachable
     try:
-        return Path(snapshot_download(name, repo_type=kind, allow_patterns=list(patterns), **where)), ""
+        return call(), ""
     except GatedRepoError:
         raise UserError(f"{flag}: {name} wants a login: accept its licence on the hub, then `hf auth login`") from None
     except RepositoryNotFoundError:

@@ -59,6 +59,8 @@ def _write_v3(root: Path, info: dict, cameras) -> None:
     _json(root / "meta/info.json", info)
     starts = np.cumsum((0, *LENGTHS))
     _parquet(root / "data/chunk-000/file-000.parquet", pyarrow.concat_tables(map(_rows, range(len(LENGTHS)))))
+    tasks = pyarrow.table({"task_index": list(range(len(TASKS))), "__index_level_0__": list(TASKS)})  # as pandas has it
+    _parquet(root / "meta/tasks.parquet", tasks)
     rows = []
     for n, length in enumerate(LENGTHS):
         row = {"episode_index": n, "tasks": [TASKS[n % 2]], "length": length}
@@ -82,6 +84,8 @@ def _write_v2(root: Path, info: dict, cameras) -> None:
     info["data_path"] = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
     info["video_path"] = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
     _json(root / "meta/info.json", info)
+    tasks = [{"task_index": n, "task": task} for n, task in enumerate(TASKS)]
+    (root / "meta/tasks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in tasks))
     lines = [{"episode_index": n, "tasks": [TASKS[n % 2]], "length": length} for n, length in enumerate(LENGTHS)]
     (root / "meta/episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for n in range(len(LENGTHS)):

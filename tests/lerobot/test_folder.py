@@ -125,7 +125,7 @@ def test_an_episode_whose_files_do_not_hold_it_is_left_out_with_its_reason(tmp_p
     parquet.write_table(parquet.read_table(rows).slice(0, 15), rows)
     conditions = ClipConditions(root, [info for info, _ in found], vectors=["action"])
     _, present, why = conditions.read(found[1][0], np.arange(4), lambda frames: frames)
-    assert present["action"] == 0 and "3 rows of action for the 20 frames of an episode" in why["action"]
+    assert present["action"] == 0 and "3 rows for the 20 frames of an episode" in why["action"]
 
 
 def test_videos_of_another_rate_than_the_dataset_are_left_out(tmp_path, capsys):

@@ -1,11 +1,14 @@
 """The flags of reading captioned clips, which training shares with the check of a data folder."""
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 from utils.arguments.buckets import Bucket, as_bucket, automatic_buckets, bucket
-from utils.cli import choice, integer, number, utf8_text
+from utils.arguments.conditions import add_folder_args
+from utils.cli import Parser, choice, integer, number, output_problems, utf8_text
 
+DEMO = Path("demo_video_data")
 RESIZE_MODES = ("crop", "pad", "stretch")
 SHORT_CLIPS = ("skip", "pad", "loop")
 MISSING_CAPTION = ("error", "skip", "empty")
@@ -14,7 +17,7 @@ MISSING_CAPTION = ("error", "skip", "empty")
 def add_data_args(parser: argparse.ArgumentParser) -> None:
     """Flags of the training data for a utils.cli.Parser; `data_args` makes TextVideoDataset arguments of them."""
     group = parser.add_argument_group("data")
-    group.add_argument("--data_dir", type=Path, default=Path("demo_video_data"), help="videos and captions")
+    group.add_argument("--data_dir", type=Path, default=DEMO, help="videos and captions")
     group.add_argument("--num_frames", type=integer(2, 1024), default=16, help="frames per clip")
     group.add_argument("--frame_size", type=integer(8, 4096), default=64, help="height and width in px")
     group.add_argument("--height", type=integer(8, 4096), help="overrides --frame_size")
@@ -71,6 +74,40 @@ def add_caption_args(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--caption_encoding", default="utf-8-sig", help="of caption files, e.g. gb18030")
     group.add_argument("--video_column", help="of a table of captions; default: file_name, video, path, ...")
     group.add_argument("--caption_column", help="of a table of captions; default: text, caption, prompt")
+
+
+def add_dataset_args(parser: Parser) -> None:
+    """Flags of video_dataset.py, which writes the demo dataset and checks others."""
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        default=DEMO,
+        help="of the demo, or of a dataset of the hub instead of ./its_name",
+    )
+    parser.add_argument("--num_clips", type=integer(1, 1_000_000), default=1500, help="clips to write")
+    parser.add_argument("--num_frames", type=integer(2, 1024), default=16, help="frames per clip")
+    even = integer(16, 1024, multiple_of=2)  # video codecs halve the colour planes
+    parser.add_argument("--frame_size", type=even, default=64, help="height and width in px, even")
+    parser.add_argument("--fps", type=integer(1, 120), default=8, help="frames per second")
+    parser.add_argument("--seed", type=integer(0, 2**32 - 1), default=0, help="the same seed writes the same bytes")
+    parser.add_argument("--hard", action="store_true", help="textured backgrounds, 8 colours, often two objects")
+    parser.add_argument("--conditions", action="store_true", help="also depth, motion and sound")
+    parser.add_argument("--overwrite", action="store_true", help="replace a dataset that has other settings")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    group = parser.add_argument_group("data check, for --num_frames and --frame_size")
+    group.add_argument("--check", type=Path, metavar="DIR", help="report what is wrong with this data folder")
+    group.add_argument(
+        "--from_lerobot", metavar="NAME", help="the same of a LeRobot dataset: a folder, or owner/name on the hub"
+    )
+    add_reading_args(group)
+    add_folder_args(group)
+    parser.checks.append(_check_dataset_args)
+
+
+def _check_dataset_args(args: argparse.Namespace) -> Iterator[str]:
+    if args.check and args.from_lerobot:
+        yield "--from_lerobot: does not go with --check, for it checks as well"
+    yield from output_problems(args.output_dir)
 
 
 def frame_shape(args: argparse.Namespace) -> tuple[int, int]:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from utils.cli import UserError, printable, versions, without_secrets
+from utils.lerobot.origin import said_of
 from utils.runs.checkpoint import sha256
 
 USAGE = """import torch
@@ -23,7 +24,7 @@ def model_card(model: dict, checkpoint: Path, licence: str | None, evaluation: P
     file = checkpoint / "best_model.pth" if checkpoint.is_dir() else checkpoint
     settings = _settings(run_dir)
     base, data = settings.get("init_from_2d"), settings.get("data_dir")
-    latents = model.get("autoencoder")
+    latents, origin = model.get("autoencoder"), said_of(model.get("origin", {}))
     kind = f"the latents of the autoencoder {_name(latents['name'])}" if latents else "pixels"
     head = ["library_name: diffusers", "pipeline_tag: text-to-video", f"license: {licence or 'other'}"]
     head += [f"base_model: {base}"] * (base is not None and not Path(base).is_absolute())
@@ -50,7 +51,7 @@ The code that trust_remote_code=True lets run is pipeline.py and, beside the wei
 
 ## Data
 
-{_name(data) if data else "Not known: the settings of the training were not beside the weights."}
+{origin or (_name(data) if data else "Not known: the settings of the training were not beside the weights.")}
 
 ## Figures
 

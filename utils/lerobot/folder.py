@@ -130,15 +130,35 @@ class LeRobotFolder:
             found += match
         return found
 
+    @functools.cached_property
+    def tasks(self) -> dict[int, str]:
+        """What was to be done, in words, by task_index. Raises LeRobotError."""
+        try:
+            if self.version.startswith("v3"):
+                table = _table(self.root / "meta/tasks.parquet")
+                column = "task" if "task" in table.column_names else "__index_level_0__"  # as pandas calls it
+                return dict(zip(table["task_index"].to_pylist(), table[column].to_pylist(), strict=True))
+            rows = _parsed(self.root / "meta/tasks.jsonl", lines=True)
+            return {int(row["task_index"]): str(row["task"]) for row in rows}
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, LeRobotError):
+                raise
+            raise LeRobotError(f"meta/tasks: not as lerobot writes it ({error!r})") from None
+
+    def rows(self, episode: Episode) -> "pyarrow.Table":
+        """Every column of an episode, as it is stored. Raises LeRobotError for files that are not there, or have other
+        rows than the episode frames."""
+        table = _rows_of(episode.rows, episode.index)
+        if len(table) != episode.length:
+            raise LeRobotError(f"{episode.rows.name}: {len(table)} rows for the {episode.length} frames of an episode")
+        return table
+
     def numbers(self, episode: Episode, name: str) -> tuple[np.ndarray, np.ndarray]:
         """(values (length, D) float32, seconds (length,) from the beginning) of a feature in an episode. Raises
         LeRobotError for files that are not there, or have other rows than the episode frames."""
-        table, column = _rows_of(episode.rows, episode.index), self.columns[name]
-        if len(table) != episode.length or column not in table.column_names:
-            found = f"{len(table)} rows" if column in table.column_names else "no such column"
-            raise LeRobotError(
-                f"{episode.rows.name}: {found} of {column} for the {episode.length} frames of an episode"
-            )
+        table, column = self.rows(episode), self.columns[name]
+        if column not in table.column_names:
+            raise LeRobotError(f"{episode.rows.name}: it has no column {column}, of which {INFO} speaks")
         column = table[column].combine_chunks()
         while hasattr(column, "flatten") and column.type.num_fields:  # lists, of lists
             column = column.flatten()

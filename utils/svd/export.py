@@ -10,6 +10,7 @@ from models.svd.memory import cast
 from models.svd.steering import split_steering
 from utils.cli import UserError, printable, without_secrets
 from utils.files import write_text
+from utils.lerobot.origin import origin_of, said_of
 from utils.motion.score import MOTION_MEASURE
 from utils.svd.pipeline import load_pipeline, save_pipeline
 from utils.svd.vectors import save_vectors
@@ -44,6 +45,7 @@ def export(
         "motion_measure": clips[0].motion_measure,
         "motion_bucket_ids": sorted(clip.motion_bucket_id for clip in clips),
         **({"conditions": conditions} if conditions else {}),
+        "origin": origin_of(args.dataset_dir),
     }
     tensors, of_vectors = split_steering(tensors)
     if of_vectors:
@@ -101,6 +103,7 @@ frames, {about["width"]}x{about["height"]}, {about["fps"]:g} frames/s; what lear
 
 Licence: the licence of the base model holds for these weights too (for Stability AI's models their community licence,
 see their model card), and so do the rights in the clips they were trained on.
+{"The clips: " * bool(about["origin"])}{said_of(about["origin"])}
 
 | setting | value |
 |---|---|

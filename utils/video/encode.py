@@ -23,12 +23,18 @@ from utils.video.png import encode_png
 
 
 def write_video(
-    path: str | Path, frames: np.ndarray, fps: float, sound: np.ndarray | None = None, sound_rate: int = 16_000
+    path: str | Path,
+    frames: np.ndarray,
+    fps: float,
+    sound: np.ndarray | None = None,
+    sound_rate: int = 16_000,
+    key_every: int | None = None,
 ) -> None:
     """H.264 MP4 for players and browsers: yuv420p, crf 17, index in front. The same frames give the same bytes.
 
     frames: uint8 RGB (T, H, W, 3); an odd size grows by repeating the last row or column, because yuv420p is even.
-    sound: (N,) float32 in [-1, 1], mono, sound_rate samples a second, written as AAC.
+    sound: (N,) float32 in [-1, 1], mono, sound_rate samples a second, written as AAC. key_every: a frame of so many can
+    be decoded by itself, and none leans on a later one: larger, but read quickly anywhere.
     Raises ValueError for bad arguments, OSError if the file cannot be written in full.
     """
     frames = checked_frames(frames, fps)
@@ -36,6 +42,8 @@ def write_video(
     pictures = [av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in frames]
     rate = Fraction(fps).limit_denominator(10_000)
     options = {"crf": "17", "preset": "veryfast", "x264-params": "mbtree=0"}, {"movflags": "+faststart"}
+    if key_every:
+        options[0].update(g=str(key_every), bf="0")
     track = None if sound is None else (sound, sound_rate)
     _encode(path, pictures, range(len(frames)), rate, "libx264", "yuv420p", *options, track)
 
@@ -73,7 +81,7 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
         encoded = buffer.getvalue()
     else:
         encoded = encode_png(image)
-    with _atomic(path) as temporary, open(temporary, "w+b") as file:
+    with atomic(path) as temporary, open(temporary, "w+b") as file:
         file.write(encoded)
         file.seek(0)
         if file.read() != encoded:
@@ -81,7 +89,7 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
 
 
 @contextmanager
-def _atomic(path: str | Path) -> Iterator[str]:
+def atomic(path: str | Path) -> Iterator[str]:
     """whole_file, for which what goes wrong in writing and in reading back is the fault of the disk: an OSError."""
     with whole_file(path) as temporary:
         try:
@@ -97,7 +105,7 @@ def _encode(
 ) -> None:
     """Encode `pictures`, shown at `ticks` / rate seconds, and count what can be read back. track: (samples, their
     rate)."""
-    with _atomic(path) as temporary:
+    with atomic(path) as temporary:
         with av.open(temporary, "w", options=container_options) as container:
             stream = container.add_stream(codec, rate=rate, options=codec_options)
             stream.width, stream.height, stream.pix_fmt = pictures[0].width, pictures[0].height, pix_fmt
