@@ -12,9 +12,12 @@ DEMO256_VAE := checkpoints/demo256_vae
 DEMO256_RUN := checkpoints/demo256
 DEMO256_VIDEOS := generated_videos/demo256
 SVD_DEMO := svd_demo
+LEROBOT_PYTHON ?= python3.12
+LEROBOT := .lerobot
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo256 svd-demo test benchmark-tests slow-tests badinput damage faults reliability audit lint format clean
+.PHONY: help demo demo256 svd-demo test benchmark-tests slow-tests badinput damage faults reliability lerobot-check audit lint format \
+    clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -80,6 +83,18 @@ reliability: $(VENV)/installed-dev ## exact resuming, kill -9, damaged checkpoin
 	OMP_NUM_THREADS=1 $(PY) -m tests.reliability.corrupt
 	OMP_NUM_THREADS=1 $(PY) -m tests.reliability.time_to_error
 	OMP_NUM_THREADS=1 $(PY) -m tests.security
+
+$(LEROBOT)/installed: tests/lerobot/check/requirements.txt
+	@$(LEROBOT_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' \
+	    || { echo "lerobot needs Python 3.12 or newer: make LEROBOT_PYTHON=... lerobot-check"; exit 2; }
+	$(LEROBOT_PYTHON) -m venv $(LEROBOT)
+	$(LEROBOT)/bin/python -m pip install -q $(PIP_FLAGS) torch==2.13.0 -r tests/lerobot/check/requirements.txt
+	$(LEROBOT)/bin/python -m pip install -q $(PIP_FLAGS) --no-deps lerobot==0.6.1 torchvision==0.28.0
+	@touch $@
+
+lerobot-check: $(VENV)/installed-dev $(LEROBOT)/installed ## lerobot itself opens a dataset of ours and trains on it
+	$(PY) -m tests.lerobot.check.write $(LEROBOT)/dataset
+	HF_HUB_OFFLINE=1 $(LEROBOT)/bin/python tests/lerobot/check/lerobot_itself.py $(LEROBOT)/dataset
 
 audit: $(VENV)/installed ## known vulnerabilities of the installed packages, by pip-audit in a folder of its own
 	$(PYTHON) -m venv .audit
