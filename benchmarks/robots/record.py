@@ -1,0 +1,135 @@
+"""Episodes of a simulated arm, as a LeRobot dataset: scripted experts, and experts that are pushed off their way.
+
+    python -m benchmarks.robots.record --output_dir DIR                  # five tasks, minutes; goes on when typed again
+    python -m benchmarks.robots.record --output_dir DIR --size 128 --tasks push
+
+Seeds are fixed: the same command writes the same numbers. An episode ends a little after it has succeeded. Explored
+ones have noise on their actions that lasts, so that what happens next does not follow from the first frame: what a
+video model has to know in order to obey actions.
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.robots.simulator import ACTION, STATE, STEPS_PER_SECOND, TASKS, MetaWorld, Simulator
+from utils.cli import Parser, UserError, choice, integer, number, printable, run
+
+CAMERA = "observation.images.table"
+BEHIND = 4  # frames that an episode goes on for once it has succeeded
+LASTING = 0.8  # of the noise from one action to the next
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = Parser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
+    parser.add_argument("--output_dir", type=Path, required=True, help="of the dataset")
+    parser.add_argument("--tasks", type=choice(*TASKS), nargs="+", default=list(TASKS), help="of Meta-World")
+    parser.add_argument("--episodes", type=integer(1, 9999), default=100, help="of each task")
+    parser.add_argument("--explored", type=number(0, 1), default=0.5, help="share of them with noise on the actions")
+    parser.add_argument("--noise", type=number(0), default=0.6, help="standard deviation of that noise")
+    parser.add_argument("--size", type=integer(16, 1024, multiple_of=2), default=64, help="px, of the frames")
+    parser.add_argument("--max_frames", type=integer(2, 500), default=64, help="of an episode")
+    parser.add_argument("--action_repeat", type=integer(1, 16), default=2, help="steps of the simulator in a frame")
+    parser.add_argument("--seed", type=integer(0, 10**6), default=0, help="of the first episode; others count from it")
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace, make: Callable[[str, int, int], Simulator] = MetaWorld) -> None:
+    """make: a simulator of a task, size and action_repeat."""
+    from tqdm import tqdm
+
+    from utils.lerobot.folder import LeRobotError
+    from utils.lerobot.writer import LeRobotWriter
+
+    try:
+        words = [TASKS[task] for task in args.tasks]
+        fps = STEPS_PER_SECOND / args.action_repeat
+        writer = LeRobotWriter(args.output_dir, fps, features(args.size), "sawyer", words, card(args))
+        numbers = [(n, task, k) for n, task in enumerate(args.tasks) for k in range(args.episodes)]
+        done, simulators = writer.staged(), {}
+        bar = tqdm(numbers, desc="recording", unit="episode", disable=None)
+        for n, task, k in bar:
+            if (index := n * args.episodes + k) in done:
+                continue
+            if task not in simulators:
+                for simulator in simulators.values():
+                    simulator.close()
+                simulators = {task: make(task, args.size, args.action_repeat)}
+            noise = args.noise * (k >= args.episodes * (1 - args.explored))
+            frames, columns = episode(simulators[task], args.seed + k, noise, args.max_frames)
+            writer.add(index, TASKS[task], columns, {CAMERA: frames})
+        writer.finish()
+    except LeRobotError as error:
+        raise UserError(f"--output_dir: {printable(args.output_dir)} {error}") from None
+    print(summary(args.output_dir))
+
+
+def features(size: int) -> dict[str, dict]:
+    return {
+        CAMERA: {"dtype": "video", "shape": [size, size, 3], "names": ["height", "width", "channels"]},
+        "observation.state": {"dtype": "float32", "shape": [len(STATE)], "names": list(STATE)},
+        "action": {"dtype": "float32", "shape": [len(ACTION)], "names": list(ACTION)},
+        "success": {"dtype": "bool", "shape": [1], "names": None},
+        "noise": {"dtype": "float32", "shape": [1], "names": None},
+        "start_seed": {"dtype": "int64", "shape": [1], "names": None},
+    }
+
+
+def episode(simulator: Simulator, seed: int, noise: float, max_frames: int) -> tuple[np.ndarray, dict]:
+    """(frames (T, size, size, 3), columns): frame t is what is seen before action t. noise: standard deviation."""
+    rng, push = np.random.default_rng([seed, 0xE2]), np.zeros(len(ACTION))
+    now, seen, left = simulator.reset(seed), defaultdict(list), max_frames
+    while left > 0:
+        push = LASTING * push + (1 - LASTING**2) ** 0.5 * noise * rng.standard_normal(len(ACTION))
+        action = np.clip(simulator.expert() + push, -1, 1).astype(np.float32)
+        row = {"frames": simulator.picture(), "observation.state": now.state, "action": action, "success": now.success}
+        for name, value in row.items():
+            seen[name].append(value)
+        left = min(left - 1, BEHIND) if now.success else left - 1
+        now = simulator.step(action)
+    columns = {name: np.array(values) for name, values in seen.items()}
+    frames, length = columns.pop("frames"), len(seen["success"])
+    return frames, columns | {"noise": np.full(length, noise, np.float32), "start_seed": np.full(length, seed)}
+
+
+def card(args: argparse.Namespace) -> str:
+    """README.md of the dataset."""
+    return f"""---
+license: mit
+tags:
+- LeRobot
+- robotics
+configs:
+- config_name: default
+  data_files: data/*/*.parquet
+---
+# A simulated arm
+
+Meta-World {", ".join(args.tasks)}: {args.episodes} episodes of each, seeds from {args.seed}, drawn at
+{args.size}x{args.size}. Scripted experts; {args.explored:.0%} of the episodes with noise of {args.noise:g} on the
+actions, which the column noise says. Written by benchmarks/robots/record.py.
+"""
+
+
+def summary(root: Path) -> str:
+    """How many episodes of each task there are, how long, and how many succeed."""
+    from utils.lerobot.folder import LeRobotFolder
+
+    dataset, tasks = LeRobotFolder(root), defaultdict(list)
+    for each in dataset.episodes.values():
+        rows = dataset.rows(each)
+        tasks[each.tasks[0]].append((len(rows), any(rows["success"].to_pylist()), rows["noise"][0].as_py() > 0))
+    lines = [f"{printable(root)}: {len(dataset.episodes)} episodes at {dataset.fps:g} frames a second"]
+    for task, found in tasks.items():
+        lengths = [length for length, _, _ in found]
+        shares = [[done for _, done, noisy in found if noisy == kind] for kind in (False, True)]
+        said = [f"{sum(each)} of {len(each)}" if each else "none" for each in shares]
+        lines.append(f"  {task}: {min(lengths)} to {max(lengths)} frames; succeed: {said[0]} plain, {said[1]} explored")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(lambda: main(parse_args()))
