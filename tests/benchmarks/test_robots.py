@@ -1,0 +1,117 @@
+"""The benchmark of robots: what is recorded, again the same, and resumable; with a toy in place of the simulator."""
+
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+from benchmarks.robots import record
+from benchmarks.robots.simulator import TASKS, MetaWorld, Step
+from utils.cli import UserError
+from utils.lerobot.folder import LeRobotFolder
+
+pytestmark = pytest.mark.benchmarks
+
+
+class Toy:
+    """A point that its expert moves to the place of its seed; a picture of where it is."""
+
+    def __init__(self, task: str, size: int, action_repeat: int):
+        self.size, self.speed = size, 0.05 * action_repeat
+
+    def reset(self, seed: int) -> Step:
+        self.place, self.goal = np.zeros(3), np.random.default_rng(seed).uniform(-0.5, 0.5, 3)
+        return self._now()
+
+    def step(self, action: np.ndarray) -> Step:
+        self.place = self.place + self.speed * action[:3]
+        return self._now()
+
+    def expert(self) -> np.ndarray:
+        return np.append((self.goal - self.place) / self.speed, 0).clip(-1, 1).astype(np.float32)
+
+    def picture(self) -> np.ndarray:
+        frame = np.zeros((self.size, self.size, 3), np.uint8)
+        x, y = ((self.place[:2] + 1) / 2 * self.size).astype(int).clip(0, self.size - 1)
+        frame[y, x] = 255
+        return frame
+
+    def close(self) -> None:
+        pass
+
+    def _now(self) -> Step:
+        near = bool(np.abs(self.place - self.goal).max() < 0.02)
+        return Step(np.append(self.place, 1).astype(np.float32), near)
+
+
+def recorded(folder, *flags) -> LeRobotFolder:
+    argv = ["--output_dir", folder, "--tasks", "reach", "push", "--episodes", 4, "--size", 16, *flags]
+    record.main(record.parse_args([str(word) for word in argv]), make=Toy)
+    return LeRobotFolder(folder)
+
+
+def columns(dataset: LeRobotFolder, name: str) -> list:
+    return [dataset.rows(each)[name].to_pylist() for each in dataset.episodes.values()]
+
+
+def test_episodes_are_experts_and_explored_ones_and_end_behind_success(tmp_path, capsys):
+    found = recorded(tmp_path / "a")
+    assert [each.tasks for each in found.episodes.values()] == [(TASKS["reach"],)] * 4 + [(TASKS["push"],)] * 4
+    assert found.fps == 40 and [seeds[0] for seeds in columns(found, "start_seed")] == [0, 1, 2, 3] * 2
+    noise = [values[0] for values in columns(found, "noise")]
+    assert noise == pytest.approx([0, 0, 0.6, 0.6] * 2)
+    for success in columns(found, "success")[:2]:
+        assert success == [False] * (len(success) - record.BEHIND - 1) + [True] * (record.BEHIND + 1)
+    assert "succeed: 2 of 2 plain" in capsys.readouterr().out
+    for states, actions in zip(columns(found, "observation.state"), columns(found, "action"), strict=True):
+        moved = np.diff(np.array(states)[:, :3], axis=0)
+        assert np.abs(moved - 0.1 * np.array(actions)[:-1, :3]).max() < 1e-5  # action t leads to frame t + 1
+
+
+def test_the_same_seeds_give_the_same_numbers_also_after_a_stop(tmp_path):
+    found = recorded(tmp_path / "a", "--seed", "7")
+    argv = ["--output_dir", tmp_path / "b", "--tasks", "reach", "push", "--episodes", 4, "--size", 16, "--seed", 7]
+    made = []
+
+    def breaks(*args) -> Toy:
+        made.append(args)
+        if len(made) > 1:
+            raise KeyboardInterrupt
+        return Toy(*args)
+
+    with pytest.raises(KeyboardInterrupt):
+        record.main(record.parse_args([str(word) for word in argv]), make=breaks)
+    again = recorded(tmp_path / "b", "--seed", "7")
+    for name in ("action", "observation.state", "start_seed", "noise", "success", "index"):
+        assert columns(found, name) == columns(again, name)
+    with pytest.raises(UserError, match="--output_dir: .* holds a finished dataset"):
+        recorded(tmp_path / "b")
+
+
+@pytest.mark.skipif(find_spec("metaworld") is None, reason="the simulator is not installed")
+def test_the_simulator_moves_as_it_is_told_and_is_drawn_the_right_way_up():
+    simulator = MetaWorld("reach", 64)
+    start, first = simulator.reset(3), simulator.picture()
+    for _ in range(10):
+        now = simulator.step(np.array([0, 0, 1, 0], np.float32))
+    assert now.state[2] > start.state[2] + 0.05 and np.abs(now.state[:2] - start.state[:2]).max() < 0.02
+    red = [np.argwhere((f[..., 0] > 100) & (f[..., 1] < 50) & (f[..., 2] < 60)) for f in (first, simulator.picture())]
+    assert red[1][:, 0].mean() < red[0][:, 0].mean()  # the arm is red, and higher in the picture
+    again = simulator.reset(3)
+    assert np.allclose(again.state, start.state) and np.abs(simulator.picture().astype(int) - first).mean() < 2
+    simulator.close()
+
+
+def test_without_the_simulator_a_line_says_how_to_get_it(monkeypatch):
+    import builtins
+
+    real = builtins.__import__
+
+    def absent(name, *args):
+        if name == "gymnasium":
+            raise ImportError("No module named 'gymnasium'")
+        return real(name, *args)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    with pytest.raises(UserError, match="pip install -r benchmarks/robots/requirements.txt"):
+        MetaWorld("reach", 64)
