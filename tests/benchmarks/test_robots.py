@@ -1,12 +1,16 @@
 """The benchmark of robots: what is recorded, again the same, and resumable; with a toy in place of the simulator."""
 
+import json
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from benchmarks.robots import record
+from benchmarks import measure
+from benchmarks.robots import obeyed, record
 from benchmarks.robots.simulator import TASKS, MetaWorld, Step
+from tests.text2video.running import train
 from utils.cli import UserError
 from utils.lerobot.folder import LeRobotFolder
 
@@ -86,6 +90,62 @@ def test_the_same_seeds_give_the_same_numbers_also_after_a_stop(tmp_path):
         assert columns(found, name) == columns(again, name)
     with pytest.raises(UserError, match="--output_dir: .* holds a finished dataset"):
         recorded(tmp_path / "b")
+
+
+def test_a_model_that_replays_the_simulator_obeys_and_one_that_does_not_listen_does_not(tmp_path, monkeypatch, capsys):
+    """Drawn by the toy itself in place of a model."""
+    recorded(tmp_path / "data", "--size", "32", "--episodes", "12")
+    recorded(tmp_path / "held_out", "--seed", "500", "--size", "32", "--max_frames", "12")
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+
+    def replayed(opened, real, way, num_frames, args):
+        shifted = real[len(real) // 2 :] + real[: len(real) // 2]
+        return [
+            replay(each, other.actions if way == obeyed.WAYS[1] else each.actions)
+            for each, other in zip(real, shifted, strict=True)
+        ]
+
+    def replay(window, actions) -> np.ndarray:
+        toy = Toy("reach", 32, 2)
+        toy.reset(0)
+        toy.place, frames = window.states[0, :3].astype(float), []
+        for action in actions:
+            frames.append(toy.picture())
+            toy.step(action)
+        return np.stack(frames)
+
+    said = {"num_frames": 6, "step": 1, "height": 32, "width": 32}
+    monkeypatch.setattr("utils.drawing.opened.open_model", lambda *_: SimpleNamespace(said=said))
+    monkeypatch.setattr(obeyed, "draw", replayed)
+    flags = {"checkpoint": tmp_path, "data_dir": tmp_path / "data", "held_out": tmp_path / "held_out"}
+    flags |= {"work_dir": tmp_path / "work", "horizon": 9, "num_windows": 6, "tracker_steps": 300}
+    argv = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
+    obeyed.main(obeyed.parse_args(argv))
+    found = json.loads((tmp_path / "obeyed.json").read_text())
+    own, other, none = (found["ways"][way] for way in obeyed.WAYS)
+    assert found["ratio"] > obeyed.WANTED and other["gripper_cm"] > own["gripper_cm"] and own["psnr"] > other["psnr"]
+    assert none == own  # it does not know of "no actions"
+    assert own["gripper_cm"] == pytest.approx(found["tracker_cm"]["mean"], rel=0.3)
+    assert [len(curve) for curve in found["horizon"].values()] == [9] * 3
+    assert (tmp_path / "work" / "obeyed.png").is_file() and (tmp_path / "work" / "obeyed_horizon.png").is_file()
+    monkeypatch.setattr(obeyed, "draw", lambda *given: replayed(given[0], given[1], obeyed.WAYS[0], *given[3:]))
+    capsys.readouterr()
+    obeyed.main(obeyed.parse_args(argv))
+    assert json.loads((tmp_path / "obeyed.json").read_text())["ratio"] == 1 and "NOT obeyed" in capsys.readouterr().out
+
+
+def test_a_trained_model_is_drawn_from_the_first_frame_with_actions_of_either_kind(tmp_path, monkeypatch):
+    recorded(tmp_path / "data", "--size", "16", "--max_frames", "12", "--episodes", "6")
+    flags = ["--num_frames", 6, "--frame_size", 16, "--vectors", "action", "--tasks", "first_frame=1"]
+    train(tmp_path / "data", tmp_path / "run", *map(str, flags), "--max_train_steps", "2")
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    flags = {"checkpoint": tmp_path / "run", "data_dir": tmp_path / "data", "held_out": tmp_path / "data"}
+    flags |= {"work_dir": tmp_path, "horizon": 10, "num_windows": 4, "tracker_steps": 2, "num_inference_steps": 2}
+    obeyed.main(obeyed.parse_args([str(word) for name, value in flags.items() for word in (f"--{name}", value)]))
+    found = json.loads((tmp_path / "obeyed.json").read_text())
+    assert found["step"] == 2 and found["frames"] == 6
+    values = [number for way in found["ways"].values() for number in way.values()]
+    assert np.isfinite(values).all() and len(found["horizon"]["own actions"]) == 10
 
 
 @pytest.mark.skipif(find_spec("metaworld") is None, reason="the simulator is not installed")

@@ -1,0 +1,183 @@
+"""Does a video model do what its actions say? Held-out episodes from their first frame: with their own actions, with
+those of another episode, and with none.
+
+    python -m benchmarks.robots.obeyed --checkpoint RUN --data_dir DIR --held_out DIR --work_dir DIR --name obeyed
+
+Beside what really happened: PSNR, SSIM, and how far off the gripper is, which a small network reads from the pixels; it
+learns that from the frames of --data_dir, and its own error on real held-out frames is stated. A model that obeys is
+further off with another's actions: at least 1.5 times. --horizon: a curve over so many frames, each piece going on from
+the last frames of the one before. Results: results/<name>.json, and a plot and a sheet of frames in --work_dir.
+"""
+
+import argparse
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from utils.cli import Parser, integer, run
+
+WAYS = ("own actions", "another's actions", "no actions")
+WANTED = 1.5  # error with another's actions over that with one's own
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = Parser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a run with --vectors action and first frames")
+    parser.add_argument("--data_dir", type=Path, required=True, help="the dataset that it learnt from")
+    parser.add_argument("--held_out", type=Path, required=True, help="a dataset of other episodes")
+    parser.add_argument("--work_dir", type=Path, required=True, help="the tracker, plot and sheet stay here")
+    parser.add_argument("--name", default="obeyed", help="of the result")
+    parser.add_argument("--num_windows", type=integer(2), default=48, help="held-out episodes, a window of each")
+    parser.add_argument("--horizon", type=integer(2), default=None, help="frames of the curve; default: the model's")
+    parser.add_argument("--overlap", type=integer(1), default=4, help="frames that pieces of the curve share")
+    parser.add_argument("--num_inference_steps", type=integer(1), default=25, help="of sampling")
+    parser.add_argument("--tracker_steps", type=integer(1), default=3000, help="fewer for a quick look")
+    parser.add_argument("--batch_size", type=integer(1), default=16, help="videos at a time")
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> None:
+    import torch
+
+    from benchmarks.measure import write_result
+    from benchmarks.robots.episodes import episodes, windows
+    from benchmarks.robots.tracker import errors, kept_tracker
+    from utils.drawing.opened import open_model
+    from utils.video.contact_sheet import contact_sheet
+    from utils.video.encode import write_image
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    opened = open_model(args.checkpoint, None, None, device)
+    tracker = kept_tracker(args.work_dir / "tracker.pt", episodes(args.data_dir), args.tracker_steps)
+    length, horizon = opened.said["num_frames"], args.horizon or opened.said["num_frames"]
+    result = {"command": command(args), "step": opened.said["step"], "frames": length}
+
+    real = windows(args.held_out, length, args.num_windows)
+    own = np.concatenate([errors(tracker, each.frames, each.states) for each in real])
+    result["tracker_cm"] = {"mean": float(own.mean()), "largest": float(own.max())}
+    still = [np.repeat(each.frames[:1], length, axis=0) for each in real]
+    drawn = {"first frame for ever": still} | {way: draw(opened, real, way, length, args) for way in WAYS}
+    result["ways"] = {way: measured(real, videos, tracker) for way, videos in drawn.items()}
+    result["ratio"] = result["ways"][WAYS[1]]["gripper_cm"] / result["ways"][WAYS[0]]["gripper_cm"]
+    shown = [(each, *(drawn[way][n] for way in WAYS)) for n, each in enumerate(real[:6])]
+    rows = [frames for each, *made in shown for frames in (each.frames, *made)]
+    labels = [f"{what}: {each.task}" for each, *_ in shown for what in ("real", *WAYS)]
+    write_image(args.work_dir / f"{args.name}.png", contact_sheet(rows, labels))
+
+    if horizon > length:
+        long = windows(args.held_out, horizon, args.num_windows)
+        made = {way: draw(opened, long, way, horizon, args) for way in WAYS}
+        off = {way: [errors(tracker, *pair) for pair in zip(made[way], states(long), strict=True)] for way in WAYS}
+        result["horizon"] = {way: np.mean(found, axis=0).round(3).tolist() for way, found in off.items()}
+        plot(result["horizon"], result["tracker_cm"]["mean"], args.work_dir / f"{args.name}_horizon.png")
+    print(table(result))
+    print(write_result(args.name, result))
+
+
+def command(args: argparse.Namespace) -> str:
+    """What to type for the same, but for where its files lie."""
+    words = ["python -m benchmarks.robots.obeyed --checkpoint RUN --data_dir DIR --held_out DIR --work_dir DIR"]
+    words += ["--name", args.name, "--num_windows", args.num_windows]
+    words += ["--horizon", args.horizon, "--overlap", args.overlap] if args.horizon else []
+    return " ".join(map(str, words))
+
+
+def draw(opened, real: list, way: str, num_frames: int, args: argparse.Namespace) -> list[np.ndarray]:
+    """uint8 (num_frames, H, W, 3) from the first frame of each window on."""
+    import torch
+    from tqdm.auto import tqdm
+
+    from models.conditions import settings_of
+    from utils.drawing.chaining import draw_chain, pieces_of
+    from utils.hardware import choose_precision
+    from utils.runs.conditions import given_of
+    from utils.video.frames import to_uint8
+
+    model, length, videos = opened.model, opened.said["num_frames"], []
+    settings, device = settings_of(model.diffusion.unet), model.diffusion.alphas_cumprod.device
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(choose_precision("auto", device.type == "cpu"))
+    size = {"height": opened.said["height"], "width": opened.said["width"]}
+    numbers = range(len(real))
+    for first in tqdm(numbers[:: args.batch_size], desc=way, unit="batch", disable=None, leave=False):
+        chosen = list(numbers[first : first + args.batch_size])
+        video = torch.stack([as_video(real[n].frames) for n in chosen])
+        mask = torch.zeros_like(video[:, :1])
+        mask[:, :, 0] = 1
+        others = [(n + len(real) // 2) % len(real) if way == WAYS[1] else n for n in chosen]
+        actions = torch.stack([torch.tensor(real[n].actions) for n in others])
+        present = torch.full((len(chosen),), float(way != WAYS[2]))
+        batch = {"video": video, "conditions": {"action": actions}, "present": {"action": present}}
+        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype is not None):
+            given = given_of(batch, settings, model.autoencoder, device, mask=mask)
+
+            how = size | {"num_inference_steps": args.num_inference_steps, "guidance_scale": 1.0}
+            piece = functools.partial(model.sample, [real[n].task for n in chosen], chosen, **how)
+            parts = draw_chain(piece, model, pieces_of(num_frames, length, args.overlap), given, device)
+            clips = torch.cat(list(parts), dim=2)
+        videos += [to_uint8(clip) for clip in clips]
+    return videos
+
+
+def states(windows: list) -> list[np.ndarray]:
+    return [each.states for each in windows]
+
+
+def as_video(frames: np.ndarray):
+    """uint8 (T, H, W, 3) -> float32 (3, T, H, W) in [-1, 1]."""
+    import torch
+
+    return torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 127.5 - 1
+
+
+def measured(real: list, videos: list[np.ndarray], tracker: Callable) -> dict[str, float]:
+    """Means over windows of frames behind the first, which was given."""
+    import torch
+
+    from benchmarks.robots.tracker import errors
+    from models.reconstruction import psnr, ssim
+
+    made = torch.stack([as_video(video[1:]) for video in videos])
+    truth = torch.stack([as_video(each.frames[1:]) for each in real])
+    off = [errors(tracker, *pair) for pair in zip(videos, states(real), strict=True)]
+    return {
+        "psnr": psnr(made, truth).clamp(max=99).mean().item(),  # some stand still
+        "ssim": ssim(made, truth).mean().item(),
+        "gripper_cm": float(np.mean([each[1:] for each in off])),
+        "gripper_cm_at_the_end": float(np.mean([each[-1] for each in off])),
+    }
+
+
+def table(result: dict) -> str:
+    lines = ["| | PSNR | SSIM | gripper off by, cm | in the last frame |", "|---|---|---|---|---|"]
+    for way, found in result["ways"].items():
+        numbers = f"{found['psnr']:.1f} | {found['ssim']:.3f} | {found['gripper_cm']:.2f}"
+        lines.append(f"| {way} | {numbers} | {found['gripper_cm_at_the_end']:.2f} |")
+    said = "obeyed" if result["ratio"] >= WANTED else f"NOT obeyed, {WANTED:g} is wanted"
+    lines.append(f"another's over own actions: {result['ratio']:.2f} times, {said}")
+    lines.append(f"the tracker itself is off by {result['tracker_cm']['mean']:.2f} cm on real frames")
+    return "\n".join(lines)
+
+
+def plot(curves: dict[str, list[float]], own_error: float, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from utils.files import whole_file
+
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    for way, curve in curves.items():
+        axes.plot(curve, label=way)
+    axes.axhline(own_error, color="grey", linestyle=":", label="error of the tracker itself")
+    axes.set(xlabel="frame", ylabel="gripper off by, cm", ylim=(0, None))
+    axes.legend()
+    with whole_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=100, bbox_inches="tight")
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    run(lambda: main(parse_args()))
