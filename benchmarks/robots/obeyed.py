@@ -10,7 +10,6 @@ the last frames of the one before. Results: results/<name>.json, and a plot and 
 """
 
 import argparse
-import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,26 +38,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    import torch
-
     from benchmarks.measure import write_result
     from benchmarks.robots.episodes import episodes, windows
     from benchmarks.robots.tracker import errors, kept_tracker
-    from utils.drawing.opened import open_model
+    from utils.robots.world_model import WorldModel
     from utils.video.contact_sheet import contact_sheet
     from utils.video.encode import write_image
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    opened = open_model(args.checkpoint, None, None, device)
+    model = WorldModel(args.checkpoint, num_inference_steps=args.num_inference_steps, overlap=args.overlap)
     tracker = kept_tracker(args.work_dir / "tracker.pt", episodes(args.data_dir), args.tracker_steps)
-    length, horizon = opened.said["num_frames"], args.horizon or opened.said["num_frames"]
-    result = {"command": command(args), "step": opened.said["step"], "frames": length}
+    length, horizon = model.num_frames, model.checked_length(args.horizon)
+    result = {"command": command(args), "step": model.said["step"], "frames": length}
 
     real = windows(args.held_out, length, args.num_windows)
     own = np.concatenate([errors(tracker, each.frames, each.states) for each in real])
     result["tracker_cm"] = {"mean": float(own.mean()), "largest": float(own.max())}
     still = [np.repeat(each.frames[:1], length, axis=0) for each in real]
-    drawn = {"first frame for ever": still} | {way: draw(opened, real, way, length, args) for way in WAYS}
+    drawn = {"first frame for ever": still} | {way: draw(model, real, way, length, args) for way in WAYS}
     result["ways"] = {way: measured(real, videos, tracker) for way, videos in drawn.items()}
     result["ratio"] = result["ways"][WAYS[1]]["gripper_cm"] / result["ways"][WAYS[0]]["gripper_cm"]
     shown = [(each, *(drawn[way][n] for way in WAYS)) for n, each in enumerate(real[:6])]
@@ -68,7 +64,7 @@ def main(args: argparse.Namespace) -> None:
 
     if horizon > length:
         long = windows(args.held_out, horizon, args.num_windows)
-        made = {way: draw(opened, long, way, horizon, args) for way in WAYS}
+        made = {way: draw(model, long, way, horizon, args) for way in WAYS}
         off = {way: [errors(tracker, *pair) for pair in zip(made[way], states(long), strict=True)] for way in WAYS}
         result["horizon"] = {way: np.mean(found, axis=0).round(3).tolist() for way, found in off.items()}
         plot(result["horizon"], result["tracker_cm"]["mean"], args.work_dir / f"{args.name}_horizon.png")
@@ -84,39 +80,17 @@ def command(args: argparse.Namespace) -> str:
     return " ".join(map(str, words))
 
 
-def draw(opened, real: list, way: str, num_frames: int, args: argparse.Namespace) -> list[np.ndarray]:
+def draw(model, real: list, way: str, num_frames: int, args: argparse.Namespace) -> list[np.ndarray]:
     """uint8 (num_frames, H, W, 3) from the first frame of each window on."""
-    import torch
     from tqdm.auto import tqdm
 
-    from models.conditions import settings_of
-    from utils.drawing.chaining import draw_chain, pieces_of
-    from utils.hardware import choose_precision
-    from utils.runs.conditions import given_of
-    from utils.video.frames import to_uint8
-
-    model, length, videos = opened.model, opened.said["num_frames"], []
-    settings, device = settings_of(model.diffusion.unet), model.diffusion.alphas_cumprod.device
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(choose_precision("auto", device.type == "cpu"))
-    size = {"height": opened.said["height"], "width": opened.said["width"]}
-    numbers = range(len(real))
-    for first in tqdm(numbers[:: args.batch_size], desc=way, unit="batch", disable=None, leave=False):
-        chosen = list(numbers[first : first + args.batch_size])
-        video = torch.stack([as_video(real[n].frames) for n in chosen])
-        mask = torch.zeros_like(video[:, :1])
-        mask[:, :, 0] = 1
-        others = [(n + len(real) // 2) % len(real) if way == WAYS[1] else n for n in chosen]
-        actions = torch.stack([torch.tensor(real[n].actions) for n in others])
-        present = torch.full((len(chosen),), float(way != WAYS[2]))
-        batch = {"video": video, "conditions": {"action": actions}, "present": {"action": present}}
-        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype is not None):
-            given = given_of(batch, settings, model.autoencoder, device, mask=mask)
-
-            how = size | {"num_inference_steps": args.num_inference_steps, "guidance_scale": 1.0}
-            piece = functools.partial(model.sample, [real[n].task for n in chosen], chosen, **how)
-            parts = draw_chain(piece, model, pieces_of(num_frames, length, args.overlap), given, device)
-            clips = torch.cat(list(parts), dim=2)
-        videos += [to_uint8(clip) for clip in clips]
+    videos = []
+    for first in tqdm(range(0, len(real), args.batch_size), desc=way, unit="batch", disable=None, leave=False):
+        seeds = list(range(first, min(first + args.batch_size, len(real))))
+        others = [(n + len(real) // 2) % len(real) if way == WAYS[1] else n for n in seeds]
+        actions = np.stack([real[n].actions[:num_frames] for n in others])
+        prompts, frames = [real[n].task for n in seeds], np.stack([real[n].frames[0] for n in seeds])
+        videos += model.follow(prompts, frames, actions, seeds, listens=way != WAYS[2])
     return videos
 
 

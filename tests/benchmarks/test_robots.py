@@ -98,7 +98,7 @@ def test_a_model_that_replays_the_simulator_obeys_and_one_that_does_not_listen_d
     recorded(tmp_path / "held_out", "--seed", "500", "--size", "32", "--max_frames", "12")
     monkeypatch.setattr(measure, "RESULTS", tmp_path)
 
-    def replayed(opened, real, way, num_frames, args):
+    def replayed(model, real, way, num_frames, args):
         shifted = real[len(real) // 2 :] + real[: len(real) // 2]
         return [
             replay(each, other.actions if way == obeyed.WAYS[1] else each.actions)
@@ -114,8 +114,8 @@ def test_a_model_that_replays_the_simulator_obeys_and_one_that_does_not_listen_d
             toy.step(action)
         return np.stack(frames)
 
-    said = {"num_frames": 6, "step": 1, "height": 32, "width": 32}
-    monkeypatch.setattr("utils.drawing.opened.open_model", lambda *_: SimpleNamespace(said=said))
+    model = SimpleNamespace(said={"step": 1}, num_frames=6, checked_length=lambda frames: frames)
+    monkeypatch.setattr("utils.robots.world_model.WorldModel", lambda *_, **__: model)
     monkeypatch.setattr(obeyed, "draw", replayed)
     flags = {"checkpoint": tmp_path, "data_dir": tmp_path / "data", "held_out": tmp_path / "held_out"}
     flags |= {"work_dir": tmp_path / "work", "horizon": 9, "num_windows": 6, "tracker_steps": 300}

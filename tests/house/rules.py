@@ -24,7 +24,7 @@ LAYERS = (
     ("utils.training",),
     ("utils.evaluation",),
     ("utils.drawing",),
-    ("utils.page", "utils.task_scores"),
+    ("utils.page", "utils.robots", "utils.task_scores"),
     ("scripts",),
     ("tests",),  # what lies at its root: clips and tiny models
     ("benchmarks.*",),

@@ -63,6 +63,19 @@ class LeRobotWriter:
         """Whether it is what an interrupted finish() left."""
         return (self.root / STAGED).is_dir() and path.name in ("data", "videos", "meta", CARD)
 
+    def made_with(self, settings: dict) -> None:
+        """Note what decides the episodes. Raises LeRobotError where those that have been put aside were made with other
+        settings."""
+        file = self.root / STAGED / "settings.json"
+        text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
+        if file.is_file() and file.read_text(encoding="utf-8") != text:
+            before = json.loads(file.read_text(encoding="utf-8"))
+            differ = sorted(name for name in before.keys() | settings if before.get(name) != settings.get(name))
+            raise LeRobotError(
+                f"holds unfinished episodes of other settings ({', '.join(differ)}); choose another folder"
+            )
+        write_text(file, text)
+
     def staged(self) -> set[int]:
         """The numbers of the episodes that have been put aside whole."""
         return {int(path.name.removeprefix("episode_")) for path in (self.root / STAGED).glob("episode_" + "[0-9]" * 6)}

@@ -1,0 +1,69 @@
+"""The features of generated episodes, and the card of a dataset of them: a row says that it is generated, and how."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from utils.lerobot.origin import origin_of, said_of
+from utils.robots.starts import Start, Starts
+
+ONE = {"shape": [1], "names": None}
+# Beside frames and actions. None begins with "action" or "observation": a policy would learn from it.
+ABOUT = {
+    "generated": {"dtype": "bool", **ONE},
+    "generated.checkpoint": {"dtype": "string", **ONE},
+    "generated.seed": {"dtype": "int64", **ONE},
+    "generated.source_episode": {"dtype": "int64", **ONE},
+    "generated.source_frame": {"dtype": "int64", **ONE},
+    "generated.actions_of": {"dtype": "int64", **ONE},
+}
+
+
+def features(starts: Starts, names: tuple[str, ...]) -> dict[str, dict]:
+    """For a LeRobotWriter. names: of the numbers of an action."""
+    sides = starts.by_camera(np.zeros((1, *starts.size, 3), np.uint8))
+    cameras = {
+        camera: {"dtype": "video", "shape": list(frames.shape[1:]), "names": ["height", "width", "channels"]}
+        for camera, frames in sides.items()
+    }
+    return cameras | {"action": {"dtype": "float32", "shape": [len(names)], "names": list(names)}} | ABOUT
+
+
+def columns(start: Start, checkpoint: str, seed: int) -> dict[str, np.ndarray]:
+    """Of an episode from this start. checkpoint: which model drew it."""
+    length = len(start.actions)
+    same = {"generated": True, "generated.checkpoint": checkpoint, "generated.seed": seed}
+    same |= {"generated.source_episode": start.source, "generated.source_frame": start.source_frame}
+    same |= {"generated.actions_of": start.actions_of}
+    return {"action": start.actions} | {name: np.full(length, value) for name, value in same.items()}
+
+
+def card(starts: Starts, model: Mapping[str, str | int], how: str) -> str:
+    """README.md. model: "file", "sha256" and "step" of what drew; how: the flags that decide what."""
+    origin = origin_of(starts.dataset.root)
+    licence = origin.get("licence")
+    return f"""---
+{f"license: {licence}" if licence else "license: other"}
+tags:
+- LeRobot
+- robotics
+- synthetic
+configs:
+- config_name: default
+  data_files: data/*/*.parquet
+---
+# Generated episodes
+
+Every frame but the first of each episode is drawn by a video model, {model["file"]} (SHA-256 {model["sha256"]}, step
+{model["step"]}): `{how}`. The column action is what the model was asked to show.
+
+First frames and actions are from {said_of(origin)}
+Its rights hold for what is made of it.
+
+| column | meaning |
+|---|---|
+| generated | true |
+| generated.checkpoint, generated.seed | which model drew the episode, from which noise |
+| generated.source_episode, generated.source_frame | the real frame that it begins with |
+| generated.actions_of | the real episode whose actions these are, or that they come from |
+"""
