@@ -19,6 +19,7 @@ SCRIPTS = (
     "evaluate_text2video",
     "edit_text2video",
     "export_text2video",
+    "generate_episodes",
     "app",
     "train_svd",
     "infer_svd",
@@ -68,6 +69,7 @@ ZERO = [
     "tolerance",
     "grow",
     "feather",
+    "action_noise",
 ]
 
 

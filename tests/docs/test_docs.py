@@ -17,6 +17,7 @@ import distill_text2video
 import edit_text2video
 import evaluate_text2video
 import export_text2video
+import generate_episodes
 import generate_text2video
 import infer_svd
 import prepare_dataset
@@ -28,6 +29,7 @@ from benchmarks.data import loading
 from benchmarks.faithful import guidance
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.realtime import students
+from benchmarks.robots import obeyed, record
 from benchmarks.text2video import ablation, sampling, time_to_prompt, train_step
 from tests.tiny_svd import tiny_svd_pipeline
 from utils.decoding.probe import probe_video
@@ -49,6 +51,7 @@ MODULES = (
     evaluate_text2video,
     edit_text2video,
     export_text2video,
+    generate_episodes,
     app,
     prepare_dataset,
     train_svd,
@@ -60,7 +63,7 @@ OTHER_FLAGS = {"--index-url", "--upgrade", "--config_file", "--num_processes", "
 OTHER_FLAGS |= {"--logdir", "--mutate", "--shm-size", "--no-deps"}
 FILE_FLAGS = {"--checkpoint", "--init_from", "--prompts_file", "--input_image", "--config", "--video", "--mask"}
 FILE_FLAGS |= {"--first_frame", "--last_frame", "--continue_from"}
-FOLDER_FLAGS = {"--data_dir", "--check", "--video_dir", "--dataset_dir", "--videos", "--captions"}
+FOLDER_FLAGS = {"--data_dir", "--check", "--video_dir", "--dataset_dir", "--videos", "--captions", "--dataset"}
 CHECKPOINT = "./checkpoints/text2video_xxx/best_model.pth"
 
 
@@ -113,7 +116,7 @@ def test_the_readme_is_one_page_and_leads_to_every_other():
         assert len(PAGES[page].splitlines()) <= 250
         for name in ENGLISH[1:]:
             assert f"({name.replace('.md', suffix)}" in PAGES[page], f"{page} does not lead to {name}"
-    assert len(COMMANDS) > 60 and len(ENGLISH) == 14
+    assert len(COMMANDS) > 60 and len(ENGLISH) == 15
 
 
 @pytest.mark.parametrize("line", SCRIPT_COMMANDS)
@@ -133,6 +136,9 @@ def test_every_command_is_accepted_by_its_script(line, tmp_path, monkeypatch):
     for place in filter(Path.is_dir, Path().glob("*")):  # conditions lie in folders of the data, or are files
         for name in ("depth", "edges", "flow", "vectors"):
             (place / name).mkdir(exist_ok=True)
+        if "lerobot" in place.name:
+            (place / "meta").mkdir()
+            (place / "meta" / "info.json").touch()
         if place.name.startswith("demo"):
             (place / "dataset.json").touch()
     if script in ("generate_text2video.py", "edit_text2video.py", "infer_svd.py"):
@@ -303,7 +309,8 @@ def test_every_file_that_is_mentioned_exists(name):
 @pytest.fixture(scope="module")
 def known_flags() -> set[str]:
     known = set(OTHER_FLAGS)
-    for module in (*SCRIPTS.values(), ablation, gpu, guidance, loading, sampling, students, time_to_prompt, train_step):
+    of_benchmarks = (ablation, gpu, guidance, loading, obeyed, record, sampling, students, time_to_prompt, train_step)
+    for module in (*SCRIPTS.values(), *of_benchmarks):
         said = io.StringIO()
         with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patch:
             patch.setattr("sys.stdout", said)
