@@ -18,7 +18,7 @@ from utils.cli import Parser, UserError, choice, integer, number, output_problem
 
 # torch and what is built on it are imported in main(): --help and a misspelt flag answer at once.
 
-DECIDE = ("num_frames", "vectors", "actions", "action_noise", "starts", "seed")
+DECIDE = ("num_frames", "vectors", "actions", "action_noise", "starts", "seed", "label", "max_deviation")
 DECIDE += ("sampler", "num_inference_steps", "overlap", "mixed_precision")
 
 
@@ -34,6 +34,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--actions", type=choice("other", "noisy", "own"), default="other", help="of which episode")
     group.add_argument(
         "--action_noise", type=number(0), default=0.5, help="of noisy ones, in deviations of the dataset's actions"
+    )
+    group.add_argument(
+        "--inverse_dynamics",
+        type=Path,
+        metavar="RUN",
+        help="of train_inverse_dynamics.py: reads actions from videos",
+    )
+    group.add_argument(
+        "--label", type=choice("requested", "read"), default="requested", help="which of the two are the column action"
+    )
+    group.add_argument(
+        "--max_deviation",
+        type=number(0, above=True),
+        help="leave out episodes of which it believes that what it reads is off by more, in deviations of the data",
     )
     group.add_argument("--starts", type=choice("anywhere", "first"), default="anywhere", help="which real frame begins")
     group.add_argument("--seed", type=integer(0, 2**31), default=0, help="episode i is drawn with seed + i")
@@ -56,6 +70,8 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
     for flag, path in (("checkpoint", args.checkpoint), ("dataset", args.dataset)):
         if not path.exists():
             yield f"--{flag}: there is no {path}"
+    if args.inverse_dynamics is None and (args.label == "read" or args.max_deviation is not None):
+        yield f"--{'label' if args.label == 'read' else 'max_deviation'}: needs --inverse_dynamics, which reads actions"
     yield from output_problems(args.output_dir, args.dataset if args.dataset.is_dir() else None)
 
 
@@ -66,6 +82,7 @@ def main(args: argparse.Namespace) -> None:
     from utils.lerobot.folder import LeRobotError
     from utils.lerobot.writer import LeRobotWriter
     from utils.robots.generated import card, columns, features
+    from utils.robots.labels import Labels
     from utils.robots.starts import Starts
     from utils.robots.world_model import WorldModel
 
@@ -92,13 +109,18 @@ def main(args: argparse.Namespace) -> None:
     )
     asked = args.seed, num_frames, args.actions, args.action_noise, args.starts == "anywhere"
     starts.draw(0, *asked)  # what cannot be had is said before anything is written
+    labels = None
+    if args.inverse_dynamics is not None:
+        labels = Labels(args.inverse_dynamics, model.names, starts.fps)
+        how["inverse_dynamics"] = printable(args.inverse_dynamics)
     about = {"file": printable(model.file), "sha256": model.sha256, "step": model.said["step"]}
     checkpoint = f"{model.file.parent.name}, {model.sha256[:16]}"
     try:
         readme = card(starts, about, json.dumps(how))
-        writer = LeRobotWriter(args.output_dir, starts.fps, features(starts, model.names), card=readme)
+        kinds = features(starts, model.names, labels is not None)
+        writer = LeRobotWriter(args.output_dir, starts.fps, kinds, card=readme)
         writer.made_with({**how, **about, "num_frames": num_frames, "dataset": str(args.dataset.resolve())})
-        left = [n for n in range(args.num_episodes) if n not in writer.staged()]
+        left = [n for n in range(args.num_episodes) if n not in writer.staged() | writer.skipped()]
         bar = tqdm(total=args.num_episodes, initial=args.num_episodes - len(left), unit="episode", disable=None)
         for numbers in (left[n : n + args.batch_size] for n in range(0, len(left), args.batch_size)):
             batch = [starts.draw(n, *asked) for n in numbers]
@@ -106,13 +128,21 @@ def main(args: argparse.Namespace) -> None:
             videos = model.follow([each.task for each in batch], frames, actions, [args.seed + n for n in numbers])
             for n, start, video in zip(numbers, batch, videos, strict=True):
                 video[0] = start.frame  # it is known to the bit
-                writer.add(n, start.task or " ", columns(start, checkpoint, args.seed + n), starts.by_camera(video))
+                read = None if labels is None else labels.read(video)
+                if args.max_deviation is not None and read[1].mean() > args.max_deviation:
+                    writer.skip(n)
+                else:
+                    about = columns(start, checkpoint, args.seed + n, read, args.label)
+                    writer.add(n, start.task or " ", about, starts.by_camera(video))
                 bar.update()
         bar.close()
+        skipped = len(writer.skipped())
         count = writer.finish()
     except LeRobotError as error:
         raise UserError(f"--output_dir: {printable(args.output_dir)} {error}") from None
     print(f"done: {printable(args.output_dir)}, {count} episodes of {num_frames} frames at {starts.fps:g} a second")
+    if skipped:
+        print(f"left out: {skipped} of which it is not sure what they show, see --max_deviation")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ SCRIPTS = (
     "evaluate_text2video",
     "edit_text2video",
     "export_text2video",
+    "train_inverse_dynamics",
     "generate_episodes",
     "app",
     "train_svd",
@@ -70,6 +71,7 @@ ZERO = [
     "grow",
     "feather",
     "action_noise",
+    "reach",
 ]
 
 

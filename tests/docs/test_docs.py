@@ -22,6 +22,7 @@ import generate_text2video
 import infer_svd
 import prepare_dataset
 import train_autoencoder
+import train_inverse_dynamics
 import train_svd
 import train_text2video
 import video_dataset
@@ -51,6 +52,7 @@ MODULES = (
     evaluate_text2video,
     edit_text2video,
     export_text2video,
+    train_inverse_dynamics,
     generate_episodes,
     app,
     prepare_dataset,

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 MOST_FILES, MOST_LINES = 9, 400  # of a package, __init__.py apart; of a file
 # From below to above: a package imports from its own line and the lines before it alone.
 LAYERS = (
-    ("models.metrics", "models.svd", "models"),
+    ("models.metrics", "models.robots", "models.svd", "models"),
     ("models.adapters", "models.diffusion"),
     ("utils",),  # what lies at its root: cli, files, hardware
     ("utils.arguments", "utils.decoding"),

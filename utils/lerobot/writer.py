@@ -76,6 +76,14 @@ class LeRobotWriter:
             )
         write_text(file, text)
 
+    def skip(self, index: int) -> None:
+        """Note that an episode is not worth keeping, so that it is not made again."""
+        write_text(self.root / STAGED / f"skipped_{index:06d}", "")
+
+    def skipped(self) -> set[int]:
+        """The numbers of those."""
+        return {int(path.name.removeprefix("skipped_")) for path in (self.root / STAGED).glob("skipped_" + "[0-9]" * 6)}
+
     def staged(self) -> set[int]:
         """The numbers of the episodes that have been put aside whole."""
         return {int(path.name.removeprefix("episode_")) for path in (self.root / STAGED).glob("episode_" + "[0-9]" * 6)}
