@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import measure
-from benchmarks.robots import obeyed, record
+from benchmarks.robots import labelled, obeyed, record
 from benchmarks.robots.simulator import TASKS, MetaWorld, Step
 from tests.text2video.running import train
 from utils.cli import UserError
@@ -146,6 +146,41 @@ def test_a_trained_model_is_drawn_from_the_first_frame_with_actions_of_either_ki
     assert found["step"] == 2 and found["frames"] == 6
     values = [number for way in found["ways"].values() for number in way.values()]
     assert np.isfinite(values).all() and len(found["horizon"]["own actions"]) == 10
+
+
+def test_what_is_read_is_compared_with_what_was_asked(tmp_path, monkeypatch, capsys):
+    """A reader that adds to each action what it believes to be its error."""
+    recorded(tmp_path / "data", "--size", "16", "--max_frames", "12", "--episodes", "4")
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    wrong = iter([0.1 * n for n in range(1, 9)] * 3)
+    given = []
+
+    class Reader:
+        def __init__(self, *_):
+            pass
+
+        def read(self, video):
+            error = next(wrong)
+            return given.pop(0) + error, np.full(6, error, np.float32)
+
+    def drawn(model, real, way, num_frames, args):
+        order = [*range(4, 8), *range(4)] if way == obeyed.WAYS[1] else range(8)
+        given.extend(real[n].actions for n in ([*range(8)] if not given else []))
+        given.extend(real[n].actions for n in order)
+        return [each.frames for each in real]
+
+    model = SimpleNamespace(said={"step": 1}, num_frames=6, names=("dx", "dy", "dz", "close"), target_fps=None)
+    monkeypatch.setattr("utils.robots.world_model.WorldModel", lambda *_, **__: model)
+    monkeypatch.setattr("utils.robots.labels.Labels", Reader)
+    monkeypatch.setattr(obeyed, "draw", drawn)
+    flags = {"checkpoint": tmp_path, "inverse_dynamics": tmp_path, "held_out": tmp_path / "data"}
+    flags |= {"work_dir": tmp_path / "work", "num_windows": 8}
+    labelled.main(labelled.parse_args([str(word) for name, value in flags.items() for word in (f"--{name}", value)]))
+    found = json.loads((tmp_path / "labelled.json").read_text())["read"]
+    for each in found.values():
+        assert each["of_each"]["dx"] == pytest.approx(0.45, abs=1e-5) and each["rank_correlation"] == pytest.approx(1)
+        assert each["by_quarters"] == sorted(each["by_quarters"])
+    assert "| real |" in capsys.readouterr().out and (tmp_path / "work" / "labelled.png").is_file()
 
 
 @pytest.mark.skipif(find_spec("metaworld") is None, reason="the simulator is not installed")
