@@ -187,7 +187,7 @@ def draw_actions(path, pairs: list[tuple], names: list[str]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    from utils.files import whole_file
+    from utils.logs.plots import save_figure
 
     done, read = (np.concatenate(column) for column in zip(*pairs, strict=True))
     columns = min(4, len(names))
@@ -200,9 +200,7 @@ def draw_actions(path, pairs: list[tuple], names: list[str]) -> None:
             ends = [min(done[:, n].min(), read[:, n].min()), max(done[:, n].max(), read[:, n].max())]
             axis.plot(ends, ends, color="grey", linewidth=1)
             axis.set(title=names[n], xlabel="done", ylabel="read")
-    with whole_file(path) as partial:
-        figure.savefig(partial, format="png", dpi=80, bbox_inches="tight")
-    pyplot.close(figure)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -94,16 +94,14 @@ def plot(points: dict[str, np.ndarray], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    from utils.files import whole_file
+    from utils.logs.plots import save_figure
 
     figure, axes = pyplot.subplots(figsize=(6, 5))
     for what, pairs in points.items():
         axes.scatter(pairs[:, 0], pairs[:, 1], s=12, alpha=0.7, label=what)
     axes.set(xlabel="believed error, deviations", ylabel="true error, deviations", xlim=(0, None), ylim=(0, None))
     axes.legend()
-    with whole_file(path) as partial:
-        figure.savefig(partial, format="png", dpi=100, bbox_inches="tight")
-    pyplot.close(figure)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def plot(curves: dict[str, list[float]], own_error: float, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    from utils.files import whole_file
+    from utils.logs.plots import save_figure
 
     figure, axes = pyplot.subplots(figsize=(7, 4))
     for way, curve in curves.items():
@@ -148,9 +148,7 @@ def plot(curves: dict[str, list[float]], own_error: float, path: Path) -> None:
     axes.axhline(own_error, color="grey", linestyle=":", label="error of the tracker itself")
     axes.set(xlabel="frame", ylabel="gripper off by, cm", ylim=(0, None))
     axes.legend()
-    with whole_file(path) as partial:
-        figure.savefig(partial, format="png", dpi=100, bbox_inches="tight")
-    pyplot.close(figure)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The curves of a run as a picture, loss.png."""
+"""Pictures of numbers: the curves of a run, loss.png."""
 
 from pathlib import Path
 
@@ -41,7 +41,14 @@ def plot_metrics(rows: list[dict], path: Path) -> None:
             axes.plot(*curve(f"accuracy/{name}"), "o-", markersize=3, label=name.replace("_", " "))
         axes.set(ylabel="videos that obey", ylim=(0, 1)), axes.grid(alpha=0.3), axes.legend()
     figure.axes[-1].set_xlabel("step")
+    save_figure(figure, path)
+
+
+def save_figure(figure, path: Path) -> None:
+    """A figure of matplotlib's pyplot as a PNG, whole or not at all; it is closed."""
+    from matplotlib import pyplot
+
     figure.tight_layout()
     with whole_file(path) as partial:
-        figure.savefig(partial)
+        figure.savefig(partial, format="png")
     pyplot.close(figure)
