@@ -18,6 +18,7 @@ import numpy as np
 from utils.cli import Parser, integer, run
 
 WAYS = ("own actions", "another's actions", "no actions")
+SHOWN = 5  # windows on the sheet
 WANTED = 1.5  # error with another's actions over that with one's own
 
 
@@ -48,22 +49,22 @@ def main(args: argparse.Namespace) -> None:
     model = WorldModel(args.checkpoint, num_inference_steps=args.num_inference_steps, overlap=args.overlap)
     tracker = kept_tracker(args.work_dir / "tracker.pt", episodes(args.data_dir), args.tracker_steps)
     length, horizon = model.num_frames, model.checked_length(args.horizon)
+    real, long = (windows(args.held_out, frames, args.num_windows) for frames in (length, horizon))
     result = {"command": command(args), "step": model.said["step"], "frames": length}
-
-    real = windows(args.held_out, length, args.num_windows)
+    result |= {"windows": len(real), "windows_of_the_curve": len(long)}
     own = np.concatenate([errors(tracker, each.frames, each.states) for each in real])
     result["tracker_cm"] = {"mean": float(own.mean()), "largest": float(own.max())}
     still = [np.repeat(each.frames[:1], length, axis=0) for each in real]
     drawn = {"first frame for ever": still} | {way: draw(model, real, way, length, args) for way in WAYS}
     result["ways"] = {way: measured(real, videos, tracker) for way, videos in drawn.items()}
     result["ratio"] = result["ways"][WAYS[1]]["gripper_cm"] / result["ways"][WAYS[0]]["gripper_cm"]
-    shown = [(each, *(drawn[way][n] for way in WAYS)) for n, each in enumerate(real[:6])]
+    spread = range(0, len(real), -(-len(real) // SHOWN))
+    shown = [(real[n], *(drawn[way][n] for way in WAYS)) for n in spread]
     rows = [frames for each, *made in shown for frames in (each.frames, *made)]
     labels = [f"{what}: {each.task}" for each, *_ in shown for what in ("real", *WAYS)]
     write_image(args.work_dir / f"{args.name}.png", contact_sheet(rows, labels))
 
     if horizon > length:
-        long = windows(args.held_out, horizon, args.num_windows)
         made = {way: draw(model, long, way, horizon, args) for way in WAYS}
         off = {way: [errors(tracker, *pair) for pair in zip(made[way], states(long), strict=True)] for way in WAYS}
         result["horizon"] = {way: np.mean(found, axis=0).round(3).tolist() for way, found in off.items()}
