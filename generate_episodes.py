@@ -80,6 +80,7 @@ def main(args: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
     from utils.lerobot.folder import LeRobotError
+    from utils.lerobot.origin import origin_of
     from utils.lerobot.writer import LeRobotWriter
     from utils.robots.generated import card, columns, features
     from utils.robots.labels import Labels
@@ -112,13 +113,18 @@ def main(args: argparse.Namespace) -> None:
     labels = None
     if args.inverse_dynamics is not None:
         labels = Labels(args.inverse_dynamics, model.names, starts.fps)
-        how["inverse_dynamics"] = printable(args.inverse_dynamics)
-    about = {"file": printable(model.file), "sha256": model.sha256, "step": model.said["step"]}
+        how["inverse_dynamics"] = printable(args.inverse_dynamics.name)
+    about = {
+        "file": printable(f"{model.file.parent.name}/{model.file.name}"),
+        "sha256": model.sha256,
+        "step": model.said["step"],
+    }
     checkpoint = f"{model.file.parent.name}, {model.sha256[:16]}"
     try:
         readme = card(starts, about, json.dumps(how))
         kinds = features(starts, model.names, labels is not None)
-        writer = LeRobotWriter(args.output_dir, starts.fps, kinds, card=readme)
+        robot = origin_of(args.dataset).get("robot")
+        writer = LeRobotWriter(args.output_dir, starts.fps, kinds, robot, card=readme)
         writer.made_with({**how, **about, "num_frames": num_frames, "dataset": str(args.dataset.resolve())})
         left = [n for n in range(args.num_episodes) if n not in writer.staged() | writer.skipped()]
         bar = tqdm(total=args.num_episodes, initial=args.num_episodes - len(left), unit="episode", disable=None)

@@ -71,6 +71,8 @@ def test_rows_say_what_was_asked_and_how_it_was_made(run, dataset, tmp_path):
     assert checkpoint.startswith("run, ") and len(set(sum(columns(found, "generated.checkpoint"), []))) == 1
     card = (found.root / "README.md").read_text()
     assert "license: cc-by-4.0" in card and "data (LeRobot v3.0, robot toy)" in card and "synthetic" in card
+    assert "run/best_model.pth" in card and str(run.parent) not in card  # names, and no paths of whose machine
+    assert json.loads((found.root / "meta/info.json").read_text())["robot_type"] == "toy"
 
 
 def test_the_first_frame_is_the_real_one(run, dataset, tmp_path):
