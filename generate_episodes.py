@@ -25,7 +25,9 @@ DECIDE += ("sampler", "num_inference_steps", "overlap", "mixed_precision")
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
     group = parser.add_argument_group("what")
-    group.add_argument("--checkpoint", type=Path, required=True, help="a run with --vectors and --tasks, or its file")
+    group.add_argument(
+        "--checkpoint", type=Path, required=True, help="a run with --vectors (and --tasks) of either trainer"
+    )
     group.add_argument("--dataset", type=Path, required=True, help="LeRobot dataset of first frames and actions")
     group.add_argument("--output_dir", type=Path, default=Path("generated_episodes"), help="of the new dataset")
     group.add_argument("--num_episodes", type=integer(1, 999_999), default=100, help="to write")
@@ -85,11 +87,11 @@ def main(args: argparse.Namespace) -> None:
     from utils.robots.generated import card, columns, features
     from utils.robots.labels import Labels
     from utils.robots.starts import Starts
-    from utils.robots.world_model import WorldModel
+    from utils.robots.svd_world import open_world
 
     how = {name: getattr(args, name) for name in DECIDE}
     same = ("sampler", "num_inference_steps", "overlap", "mixed_precision")
-    model = WorldModel(
+    model = open_world(
         args.checkpoint,
         args.vectors,
         **{name: how[name] for name in same},
@@ -97,16 +99,15 @@ def main(args: argparse.Namespace) -> None:
         vae=args.vae,
     )
     num_frames = model.checked_length(args.num_frames)
-    reading = model.said.get("data", {})
     starts = Starts(
         args.dataset,
-        reading.get("cameras"),
+        model.cameras,
         model.action,
         model.names,
         model.height,
         model.width,
         model.target_fps,
-        reading.get("resize_mode", "crop"),
+        model.resize_mode,
     )
     asked = args.seed, num_frames, args.actions, args.action_noise, args.starts == "anywhere"
     starts.draw(0, *asked)  # what cannot be had is said before anything is written
@@ -117,7 +118,7 @@ def main(args: argparse.Namespace) -> None:
     about = {
         "file": printable(f"{model.file.parent.name}/{model.file.name}"),
         "sha256": model.sha256,
-        "step": model.said["step"],
+        "step": model.step,
     }
     checkpoint = f"{model.file.parent.name}, {model.sha256[:16]}"
     try:

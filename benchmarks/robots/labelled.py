@@ -35,9 +35,9 @@ def main(args: argparse.Namespace) -> None:
     from benchmarks.robots.obeyed import WAYS, draw
     from utils.lerobot.folder import LeRobotFolder
     from utils.robots.labels import Labels
-    from utils.robots.world_model import WorldModel
+    from utils.robots.svd_world import open_world
 
-    model = WorldModel(args.checkpoint, num_inference_steps=args.num_inference_steps)
+    model = open_world(args.checkpoint, num_inference_steps=args.num_inference_steps)
     labels = Labels(args.inverse_dynamics, model.names, model.target_fps or LeRobotFolder(args.held_out).fps)
     real = windows(args.held_out, model.num_frames, args.num_windows)
     shifted = [real[(n + len(real) // 2) % len(real)] for n in range(len(real))]  # as draw has them
@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> None:
     )
     plot(points, args.work_dir / "labelled.png")
     print(table(found))
-    print(write_result("labelled", {"command": f"{command} {words}", "step": model.said["step"], "read": found}))
+    print(write_result("labelled", {"command": f"{command} {words}", "step": model.step, "read": found}))
 
 
 def compared(labels, videos: list, actions: list, spread: np.ndarray, names: tuple) -> tuple[dict, np.ndarray]:

@@ -42,15 +42,15 @@ def main(args: argparse.Namespace) -> None:
     from benchmarks.measure import write_result
     from benchmarks.robots.episodes import episodes, windows
     from benchmarks.robots.tracker import errors, kept_tracker
-    from utils.robots.world_model import WorldModel
+    from utils.robots.svd_world import open_world
     from utils.video.contact_sheet import contact_sheet
     from utils.video.encode import write_image
 
-    model = WorldModel(args.checkpoint, num_inference_steps=args.num_inference_steps, overlap=args.overlap)
+    model = open_world(args.checkpoint, num_inference_steps=args.num_inference_steps, overlap=args.overlap)
     tracker = kept_tracker(args.work_dir / "tracker.pt", episodes(args.data_dir), args.tracker_steps)
     length, horizon = model.num_frames, model.checked_length(args.horizon)
     real, long = (windows(args.held_out, frames, args.num_windows) for frames in (length, horizon))
-    result = {"command": command(args), "step": model.said["step"], "frames": length}
+    result = {"command": command(args), "step": model.step, "frames": length}
     result |= {"windows": len(real), "windows_of_the_curve": len(long)}
     own = np.concatenate([errors(tracker, each.frames, each.states) for each in real])
     result["tracker_cm"] = {"mean": float(own.mean()), "largest": float(own.max())}

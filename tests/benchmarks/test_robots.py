@@ -114,8 +114,8 @@ def test_a_model_that_replays_the_simulator_obeys_and_one_that_does_not_listen_d
             toy.step(action)
         return np.stack(frames)
 
-    model = SimpleNamespace(said={"step": 1}, num_frames=6, checked_length=lambda frames: frames)
-    monkeypatch.setattr("utils.robots.world_model.WorldModel", lambda *_, **__: model)
+    model = SimpleNamespace(step=1, num_frames=6, checked_length=lambda frames: frames)
+    monkeypatch.setattr("utils.robots.svd_world.open_world", lambda *_, **__: model)
     monkeypatch.setattr(obeyed, "draw", replayed)
     flags = {"checkpoint": tmp_path, "data_dir": tmp_path / "data", "held_out": tmp_path / "held_out"}
     flags |= {"work_dir": tmp_path / "work", "horizon": 9, "num_windows": 6, "tracker_steps": 300}
@@ -169,8 +169,8 @@ def test_what_is_read_is_compared_with_what_was_asked(tmp_path, monkeypatch, cap
         given.extend(real[n].actions for n in order)
         return [each.frames for each in real]
 
-    model = SimpleNamespace(said={"step": 1}, num_frames=6, names=("dx", "dy", "dz", "close"), target_fps=None)
-    monkeypatch.setattr("utils.robots.world_model.WorldModel", lambda *_, **__: model)
+    model = SimpleNamespace(step=1, num_frames=6, names=("dx", "dy", "dz", "close"), target_fps=None)
+    monkeypatch.setattr("utils.robots.svd_world.open_world", lambda *_, **__: model)
     monkeypatch.setattr("utils.robots.labels.Labels", Reader)
     monkeypatch.setattr(obeyed, "draw", drawn)
     flags = {"checkpoint": tmp_path, "inverse_dynamics": tmp_path, "held_out": tmp_path / "data"}

@@ -21,7 +21,8 @@ class WorldModel:
 
     vectors: which of its vectors are the actions, by default the only ones. num_frames: of a piece; names: of the
     numbers of an action; height, width; target_fps: at which training read its clips, None for all of their frames;
-    sha256: of its file. Raises UserError for a model that does not know these.
+    cameras, resize_mode: as it read them; file, sha256, step: what it is. Raises UserError for a model that does not
+    know these.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class WorldModel:
     ):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         opened = open_model(checkpoint, text_encoder, vae, self.device)
-        self.model, self.said, self.file, self.sha256 = opened.model, opened.said, opened.file, opened.sha256
+        self.model, self.file, self.sha256 = opened.model, opened.file, opened.sha256
         self.settings = settings_of(self.model.diffusion.unet)
         known = list(self.settings.vectors)
         if not self.settings.known or not known:
@@ -53,8 +54,11 @@ class WorldModel:
         if self.action not in known:
             raise UserError(f"--vectors: the model knows {', '.join(known)}, not {self.action}")
         self.names = tuple(self.settings.vectors[self.action]["names"])
-        self.num_frames, self.height, self.width = (self.said[name] for name in ("num_frames", "height", "width"))
-        self.target_fps = self.said.get("data", {}).get("target_fps")
+        shown = ("num_frames", "height", "width", "step")
+        self.num_frames, self.height, self.width, self.step = (opened.said[name] for name in shown)
+        reading = opened.said.get("data", {})
+        self.target_fps, self.cameras = reading.get("target_fps"), reading.get("cameras")
+        self.resize_mode = reading.get("resize_mode", "crop")
         if overlap >= self.num_frames:
             raise UserError(f"--overlap: got {overlap}, must be less than the model's {self.num_frames} frames")
         self.overlap = overlap

@@ -46,6 +46,8 @@ def export(
         "motion_bucket_ids": sorted(clip.motion_bucket_id for clip in clips),
         **({"conditions": conditions} if conditions else {}),
         "origin": origin_of(args.dataset_dir),
+        "cameras": args.cameras,
+        "resize_mode": args.resize_mode,
     }
     tensors, of_vectors = split_steering(tensors)
     if of_vectors:
