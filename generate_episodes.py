@@ -26,7 +26,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n", 1)[1])
     group = parser.add_argument_group("what")
     group.add_argument(
-        "--checkpoint", type=Path, required=True, help="a run with --vectors (and --tasks) of either trainer"
+        "--checkpoint", type=Path, required=True, help="of either trainer: a run with --vectors, and --tasks"
     )
     group.add_argument("--dataset", type=Path, required=True, help="LeRobot dataset of first frames and actions")
     group.add_argument("--output_dir", type=Path, default=Path("generated_episodes"), help="of the new dataset")

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.cli import UserError
 from utils.data.clip_index import usable_clips
 from utils.data.find_clips import FolderFormat
 from utils.decoding.read import read_frames
@@ -29,6 +30,13 @@ def episodes(root: Path, min_frames: int = 1) -> Iterator[Window]:
         episode = dataset.episodes[episode_index(Path(info.path))]
         numbers = [dataset.numbers(episode, name)[0] for name in ("state", "action")]
         yield Window(texts[0], read_frames(info, range(info.frames)), *numbers)
+
+
+def check_rate(model, root: Path) -> None:
+    """Raises UserError where a world model draws at another rate than a dataset has: frames would not be alike."""
+    fps = LeRobotFolder(root).fps
+    if model.target_fps is not None and abs(model.target_fps - fps) > 0.01 * fps:
+        raise UserError(f"--held_out: it has {fps:g} frames a second, the model draws {model.target_fps:g}")
 
 
 def windows(root: Path, length: int, count: int, seed: int = 0) -> list[Window]:

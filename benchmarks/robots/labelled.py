@@ -31,13 +31,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     from benchmarks.measure import write_result
-    from benchmarks.robots.episodes import windows
+    from benchmarks.robots.episodes import check_rate, windows
     from benchmarks.robots.obeyed import WAYS, draw
     from utils.lerobot.folder import LeRobotFolder
     from utils.robots.labels import Labels
     from utils.robots.svd_world import open_world
 
     model = open_world(args.checkpoint, num_inference_steps=args.num_inference_steps)
+    check_rate(model, args.held_out)
     labels = Labels(args.inverse_dynamics, model.names, model.target_fps or LeRobotFolder(args.held_out).fps)
     real = windows(args.held_out, model.num_frames, args.num_windows)
     shifted = [real[(n + len(real) // 2) % len(real)] for n in range(len(real))]  # as draw has them

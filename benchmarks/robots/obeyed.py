@@ -40,13 +40,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     from benchmarks.measure import write_result
-    from benchmarks.robots.episodes import episodes, windows
+    from benchmarks.robots.episodes import check_rate, episodes, windows
     from benchmarks.robots.tracker import errors, kept_tracker
     from utils.robots.svd_world import open_world
     from utils.video.contact_sheet import contact_sheet
     from utils.video.encode import write_image
 
     model = open_world(args.checkpoint, num_inference_steps=args.num_inference_steps, overlap=args.overlap)
+    check_rate(model, args.held_out)
     tracker = kept_tracker(args.work_dir / "tracker.pt", episodes(args.data_dir), args.tracker_steps)
     length, horizon = model.num_frames, model.checked_length(args.horizon)
     real, long = (windows(args.held_out, frames, args.num_windows) for frames in (length, horizon))

@@ -114,7 +114,7 @@ def test_a_model_that_replays_the_simulator_obeys_and_one_that_does_not_listen_d
             toy.step(action)
         return np.stack(frames)
 
-    model = SimpleNamespace(step=1, num_frames=6, checked_length=lambda frames: frames)
+    model = SimpleNamespace(step=1, num_frames=6, target_fps=None, checked_length=lambda frames: frames)
     monkeypatch.setattr("utils.robots.svd_world.open_world", lambda *_, **__: model)
     monkeypatch.setattr(obeyed, "draw", replayed)
     flags = {"checkpoint": tmp_path, "data_dir": tmp_path / "data", "held_out": tmp_path / "held_out"}
@@ -128,6 +128,10 @@ def test_a_model_that_replays_the_simulator_obeys_and_one_that_does_not_listen_d
     assert own["gripper_cm"] == pytest.approx(found["tracker_cm"]["mean"], rel=0.3)
     assert [len(curve) for curve in found["horizon"].values()] == [9] * 3
     assert (tmp_path / "work" / "obeyed.png").is_file() and (tmp_path / "work" / "obeyed_horizon.png").is_file()
+    model.target_fps = 20.0
+    with pytest.raises(UserError, match="--held_out: it has 40 frames a second, the model draws 20"):
+        obeyed.main(obeyed.parse_args(argv))
+    model.target_fps = 40.0
     monkeypatch.setattr(obeyed, "draw", lambda *given: replayed(given[0], given[1], obeyed.WAYS[0], *given[3:]))
     capsys.readouterr()
     obeyed.main(obeyed.parse_args(argv))
