@@ -48,7 +48,7 @@ def main(args: argparse.Namespace) -> None:
 
     model = open_world(args.checkpoint, num_inference_steps=args.num_inference_steps, overlap=args.overlap)
     check_rate(model, args.held_out)
-    tracker = kept_tracker(args.work_dir / "tracker.pt", episodes(args.data_dir), args.tracker_steps)
+    tracker = kept_tracker(args.work_dir / "tracker.safetensors", episodes(args.data_dir), args.tracker_steps)
     length, horizon = model.num_frames, model.checked_length(args.horizon)
     real, long = (windows(args.held_out, frames, args.num_windows) for frames in (length, horizon))
     result = {"command": command(args), "step": model.step, "frames": length}

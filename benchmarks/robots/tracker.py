@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from benchmarks.robots.episodes import Window
@@ -77,9 +78,9 @@ def kept_tracker(file: Path, real: Iterable[Window], steps: int) -> Tracker:
     """That of a file, or one that learns now and is kept there."""
     if file.is_file():
         tracker = Tracker()
-        tracker.load_state_dict(torch.load(file, weights_only=True))
+        tracker.load_state_dict(load_file(file))
         return tracker.eval()
     tracker = fit_tracker(real, steps)
     with whole_file(file) as partial:
-        torch.save(tracker.state_dict(), partial)
+        save_file(tracker.state_dict(), partial)
     return tracker

@@ -1,6 +1,7 @@
 """Actions read from videos: learnt from clips, kept with what they mean, and used on generated episodes."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -71,8 +72,6 @@ def test_what_is_seen_is_read_and_what_is_not_is_known_to_be_unsure(trained, squ
 def test_a_resumed_run_equals_an_uninterrupted_one(squares, tmp_path):
     whole = train(squares, tmp_path / "whole", "--max_train_steps", 6, "--checkpoint_every", 3)
     parts = train(squares, tmp_path / "parts", "--max_train_steps", 6, "--checkpoint_every", 3)
-    import shutil
-
     shutil.rmtree(parts / "checkpoint-00000006")
     train(squares, parts, "--max_train_steps", 6, "--checkpoint_every", 3, "--resume", "latest")
     losses = [
@@ -124,6 +123,11 @@ def test_what_does_not_fit_is_said_in_a_line(run, dataset, trained, reader, tmp_
         Labels(reader, ("dx", "dy"), 5.0)
     with pytest.raises(UserError, match="--inverse_dynamics: .* cannot be used"):
         Labels(tmp_path, ("dx", "dy"), 10.0)
+    damaged = shutil.copytree(reader / "model", tmp_path / "damaged")
+    weights = damaged / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match="--inverse_dynamics: .* cannot be used"):
+        Labels(damaged, ("dx", "dy"), 10.0)
     for flags in (["--label", "read"], ["--max_deviation", "1"]):
         with pytest.raises(SystemExit):
             generate(run, dataset, tmp_path / "made", *flags)

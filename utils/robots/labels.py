@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from utils.cli import UserError, printable
+from utils.tensors import require_numbers
 from utils.video.frames import resize_frames
 
 OTHER_RATE = 0.01
@@ -23,8 +25,9 @@ class Labels:
 
         folder = folder / "model" if (folder / "model").is_dir() else folder
         try:
-            self.model = InverseDynamics.from_pretrained(folder, local_files_only=True).eval()
-        except (OSError, ValueError, TypeError, RuntimeError) as error:
+            self.model = InverseDynamics.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
+            require_numbers(self.model.state_dict())
+        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
             remedy = "train_inverse_dynamics.py makes one"
             raise UserError(f"--inverse_dynamics: {printable(folder)} cannot be used ({reason}); {remedy}") from None
