@@ -21,6 +21,7 @@ def check(endpoint: str, cwd: Path, *flags) -> subprocess.CompletedProcess:
     """video_dataset.py --from_lerobot in a process of its own: the hub's library reads its address once."""
     argv = [sys.executable, PROJECT / "video_dataset.py", "--num_frames", 8, "--frame_size", 32, *flags]
     env = os.environ | {"HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(cwd / "home")}
+    env |= dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1")
     return subprocess.run([str(word) for word in argv], cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
 
 
