@@ -67,13 +67,16 @@ class MetaWorld:
         except ImportError as error:
             raise UserError(f"the simulator is not installed ({error}): {REQUIREMENTS}") from None
         name = f"{task}-v3"
-        self.environment = gymnasium.make("Meta-World/MT1", env_name=name, disable_env_checker=True)
+        wrapped = gymnasium.make("Meta-World/MT1", env_name=name, disable_env_checker=True)
+        wrapped.reset()
+        # Its wrapper draws one of 50 places at each reset, whatever the seed; without it every seed is a place.
+        self.environment = wrapped.unwrapped
+        self.environment.seeded_rand_vec, self.environment._freeze_rand_vec = True, False
         self.action_repeat, self.policy_class = action_repeat, ENV_POLICY_MAP[name]
-        self.mujoco, inner = mujoco, self.environment.unwrapped
-        self.data = inner.data
-        inner.model.vis.quality.offsamples = 0
+        self.mujoco, self.data = mujoco, self.environment.data
+        self.environment.model.vis.quality.offsamples = 0
         try:
-            self.renderer = mujoco.Renderer(inner.model, size, size)
+            self.renderer = mujoco.Renderer(self.environment.model, size, size)
         except Exception as error:  # each library of OpenGL has its own
             raise UserError(
                 f"MuJoCo cannot draw ({' '.join(str(error).split())[:100]}): apt install libosmesa6, or MUJOCO_GL=egl"
@@ -84,7 +87,8 @@ class MetaWorld:
 
     def reset(self, seed: int) -> Step:
         self.policy = self.policy_class()
-        self.observation, _ = self.environment.reset(seed=seed)
+        self.environment.seed(seed)
+        self.observation, _ = self.environment.reset()
         return Step(self._state(), False)
 
     def step(self, action: np.ndarray) -> Step:
