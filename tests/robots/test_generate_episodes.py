@@ -115,6 +115,34 @@ def test_what_stops_goes_on_to_the_same_and_other_settings_are_not_mixed(run, da
     assert all(map(np.array_equal, videos(parts.root, CAMERAS[0]), videos(whole.root, CAMERAS[0])))
 
 
+def test_the_model_is_given_the_first_frame_and_each_action_at_its_frame(run, monkeypatch):
+    world, given = WorldModel(run, num_inference_steps=2, overlap=2, mixed_precision="no"), []
+    about, sample = world.settings.vectors["action"], world.model.sample
+
+    def remembers(*args, conditions, **how):
+        given.append(conditions)
+        return sample(*args, conditions=conditions, **how)
+
+    monkeypatch.setattr(world.model, "sample", remembers)
+    first = np.random.default_rng(0).integers(0, 255, (1, 16, 48, 3), dtype=np.uint8)
+    actions = np.random.default_rng(1).normal(size=(1, 10, 2)).astype(np.float32)
+    video = world.follow(["push"], first, actions, [0])[0]
+    assert len(given) == 2 and video.shape == (10, 16, 48, 3)
+    known = given[0]["known"][0].numpy()  # colours, and whether they are known
+    assert np.allclose(known[:3, 0].transpose(1, 2, 0), first[0] / 127.5 - 1, atol=1e-6)
+    assert (known[3, 0] == 1).all() and (known[3, 1:] == 0).all()
+    later = given[1]["known"][0].numpy()
+    assert (later[3, :2] == 1).all() and (later[3, 2:] == 0).all()
+    assert np.abs(later[:3, :2].transpose(1, 2, 3, 0) - (video[4:6] / 127.5 - 1)).max() < 0.01
+    for conditions, start in zip(given, (0, 4), strict=True):
+        told = conditions["action"][0].numpy()
+        expected = (actions[0, start : start + FRAMES] - about["mean"]) / about["std"]
+        assert np.allclose(told[:, :2], expected, atol=1e-5) and (told[:, 2] == 1).all()
+    given.clear()
+    world.follow(["push"], first, actions[:, :FRAMES], [0], listens=False)
+    assert (given[0]["action"] == 0).all()
+
+
 def test_long_episodes_are_chained_and_first_frames_may_be_those_of_episodes(run, dataset, tmp_path):
     flags = ("--num_frames", 11, "--actions", "own", "--starts", "first", "--num_episodes", 2)
     found = generate(run, dataset, tmp_path / "made", *flags)

@@ -91,8 +91,9 @@ class Starts:
         last = len(own) - (1 if kind == "other" else num_frames)
         first = int(rng.integers(last + 1)) if anywhere else 0
         actions = self.episodes[actions_of][2]
-        begin = int(rng.integers(len(actions) - num_frames + 1)) if kind == "other" and anywhere else first
-        begin = 0 if kind == "other" and not anywhere else begin
+        begin = first
+        if kind == "other":
+            begin = int(rng.integers(len(actions) - num_frames + 1)) if anywhere else 0
         actions = actions[begin : begin + num_frames]
         if kind == "noisy":
             push = np.zeros(actions.shape[1])
