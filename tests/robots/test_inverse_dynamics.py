@@ -15,6 +15,7 @@ from utils.lerobot.folder import LeRobotFolder
 from utils.lerobot.writer import LeRobotWriter
 from utils.logs.metrics import read_metrics
 from utils.robots.labels import Labels
+from utils.robots.world_model import WorldModel
 
 
 def moving_squares(root, episodes: int = 24, length: int = 10) -> None:
@@ -114,6 +115,25 @@ def test_generated_episodes_carry_what_is_read_beside_what_was_asked(run, datase
     assert kept == [n for n, deviation in enumerate(deviations) if deviation <= middle + 1e-6] and len(kept) == 3
     assert columns(some, "action") == [asked[n] for n in kept]
     assert json.loads((some.root / "meta/info.json").read_text())["total_episodes"] == 3
+
+
+def test_episodes_that_were_left_out_are_not_drawn_again(run, dataset, reader, tmp_path, monkeypatch):  # noqa: F811
+    flags = ("--inverse_dynamics", reader, "--max_deviation", 1e-6, "--batch_size", 1)  # all of them are
+    follow, drawn = WorldModel.follow, []
+
+    def breaks(self, prompts, frames, actions, seeds):
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        drawn.extend(seeds)
+        return follow(self, prompts, frames, actions, seeds)
+
+    monkeypatch.setattr(WorldModel, "follow", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        generate(run, dataset, tmp_path / "made", *flags)
+    drawn.append(None)
+    with pytest.raises(UserError, match="no episode was written"):
+        generate(run, dataset, tmp_path / "made", *flags)
+    assert drawn == [0, 1, 2, None, 3, 4]
 
 
 def test_what_does_not_fit_is_said_in_a_line(run, dataset, trained, reader, tmp_path, capsys):  # noqa: F811
