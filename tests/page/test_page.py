@@ -68,6 +68,15 @@ def draw(page, panel, prompt: str, nth: int = 0) -> Path:
     raise AssertionError(text)
 
 
+def settled(page, element) -> dict:
+    """The box of an element that lays itself out anew, once it has stayed for a second."""
+    box, left = None, PATIENCE // 1000
+    while (found := element.bounding_box()) != box and left:
+        box, left = found, left - 1
+        page.wait_for_timeout(1000)
+    return box
+
+
 def draw_for_minutes(page):
     """The panel in which a video has begun."""
     panel = tab(page, "Generate")
@@ -163,8 +172,7 @@ def test_only_what_is_painted_changes(page, data):
     expect(page.get_by_text("paint what may change first")).to_be_visible()
     page.get_by_test_id("toast-close").first.click()
     canvas.scroll_into_view_if_needed()
-    time.sleep(1)  # the editor lays itself out anew
-    box = canvas.bounding_box()
+    box = settled(page, canvas)
     page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.5)
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.5 + 30, box["y"] + box["height"] * 0.5, steps=5)
@@ -202,6 +210,8 @@ def test_a_run_is_looked_at(page):
 
 def test_drawing_stops_when_asked_and_another_may_begin(page):
     panel = draw_for_minutes(page)
+    panel.get_by_role("button", name="Draw").click()  # waits for its turn
+    page.wait_for_timeout(1000)
     panel.get_by_role("button", name="Stop").click()
     expect(progress(panel)).to_contain_text("stopped")
     panel.get_by_label("Steps").fill("2")

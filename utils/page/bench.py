@@ -3,7 +3,7 @@ other."""
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from html import escape
 
 import gradio as gr
@@ -104,15 +104,48 @@ def _finished(found: Drawn, request: gr.Request) -> tuple:
     return progress(text), gr.skip(), str(found.video), str(found.sheet), details
 
 
+class Tickets:
+    """The clicks of all visitors on one button, numbered, and up to which of them a visitor wants nothing any more.
+
+    Gradio's own `cancels` answers beside the stream of what is shown, so that the last of it may come after the word
+    that it was stopped. Here a drawing ends itself, and that word is its last.
+    """
+
+    def __init__(self):
+        self.given, self.refused = 0, {}
+
+    def take(self) -> int:
+        self.given += 1
+        return self.given
+
+    def refuse(self, request: gr.Request) -> None:
+        """All that this visitor has clicked so far, also what still waits."""
+        self.refused[request.session_hash] = self.given
+
+    def wanted(self, ticket: int, request: gr.Request) -> bool:
+        return ticket > self.refused.get(request.session_hash, 0)
+
+
 def wire(draw: Callable, inputs: list, outputs: list) -> None:
-    """A button that draws, and one that stops it or takes it out of the queue. outputs begin with the progress."""
+    """A button that draws, and one that stops what was asked for so far. outputs begin with the progress."""
     with gr.Row():
         start, stop = gr.Button(words("draw"), variant="primary"), gr.Button(words("stop"), variant="secondary")
+    tickets, ticket = Tickets(), gr.Number(0, visible=False)  # a State would be read when its turn comes
 
-    one = {"concurrency_id": QUEUE, "concurrency_limit": 1}
-    event = start.click(draw, inputs, outputs, show_progress="minimal", trigger_mode="multiple", **one)
+    def draw_while_wanted(request: gr.Request, ticket: int, *values) -> Iterator[tuple]:
+        with closing(draw(request, *values)) as drawing:
+            while tickets.wanted(ticket, request):
+                if (shown := next(drawing, None)) is None:
+                    return
+                if tickets.wanted(ticket, request):
+                    yield shown
+        yield progress(say(request, "stopped")), *[gr.skip()] * (len(outputs) - 1)
 
     def halt(request: gr.Request) -> str:
+        tickets.refuse(request)
         return progress(say(request, "stopped"))
 
-    stop.click(halt, None, outputs[0], queue=False, cancels=[event])
+    one = {"concurrency_id": QUEUE, "concurrency_limit": 1, "show_progress": "minimal", "trigger_mode": "multiple"}
+    click = start.click(tickets.take, None, ticket, queue=False, trigger_mode="multiple", show_progress="hidden")
+    click.then(draw_while_wanted, [ticket, *inputs], outputs, **one)
+    stop.click(halt, None, outputs[0], queue=False)
