@@ -38,9 +38,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--model_channels", type=integer(4, 1024, multiple_of=4), default=32, help="width")
     group.add_argument("--reach", type=integer(0, 16), default=2, help="pairs of frames before and behind that count")
     group = parser.add_argument_group("training")
-    add_length_args(group, batch_size=8, num_epochs=20, optimizer="adamw")
+    add_length_args(group, batch_size=8, num_epochs=20, optimizer="muon")
     add_optimizer_args(
-        group, learning_rate=2e-3, lr_scheduler="warmup_stable_decay", lr_warmup_steps=50, adam_beta2=0.99
+        group, learning_rate=2e-2, lr_scheduler="warmup_stable_decay", lr_warmup_steps=50, adam_beta2=0.99
     )
     parser.set_defaults(ema_decay=0.99)
     add_run_args(group, "./checkpoints/inverse_dynamics_<time>")

@@ -21,6 +21,8 @@ SCRIPTS = (
     "export_text2video",
     "train_inverse_dynamics",
     "generate_episodes",
+    "train_policy",
+    "rollout_world_model",
     "app",
     "train_svd",
     "infer_svd",

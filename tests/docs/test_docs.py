@@ -21,8 +21,10 @@ import generate_episodes
 import generate_text2video
 import infer_svd
 import prepare_dataset
+import rollout_world_model
 import train_autoencoder
 import train_inverse_dynamics
+import train_policy
 import train_svd
 import train_text2video
 import video_dataset
@@ -54,6 +56,8 @@ MODULES = (
     export_text2video,
     train_inverse_dynamics,
     generate_episodes,
+    train_policy,
+    rollout_world_model,
     app,
     prepare_dataset,
     train_svd,

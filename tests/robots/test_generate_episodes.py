@@ -96,11 +96,11 @@ def test_what_stops_goes_on_to_the_same_and_other_settings_are_not_mixed(run, da
     whole = generate(run, dataset, tmp_path / "whole", "--batch_size", "1")
     follow, calls = WorldModel.follow, []
 
-    def breaks(self, *args):
+    def breaks(self, *args, **kwargs):
         calls.append(args)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return follow(self, *args)
+        return follow(self, *args, **kwargs)
 
     monkeypatch.setattr(WorldModel, "follow", breaks)
     with pytest.raises(KeyboardInterrupt):

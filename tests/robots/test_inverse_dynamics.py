@@ -14,7 +14,7 @@ from utils.cli import UserError
 from utils.lerobot.folder import LeRobotFolder
 from utils.lerobot.writer import LeRobotWriter
 from utils.logs.metrics import read_metrics
-from utils.robots.labels import Labels
+from utils.robots.labels import Labels, SuccessReader
 from utils.robots.world_model import WorldModel
 
 
@@ -117,15 +117,52 @@ def test_generated_episodes_carry_what_is_read_beside_what_was_asked(run, datase
     assert json.loads((some.root / "meta/info.json").read_text())["total_episodes"] == 3
 
 
+def test_a_model_that_is_told_of_no_actions_shows_what_it_expects_and_they_are_read(
+    run,  # noqa: F811
+    dataset,  # noqa: F811
+    reader,
+    tmp_path,
+    monkeypatch,
+    capsys,
+):
+    follow, told = WorldModel.follow, []
+
+    def listens_or_not(self, *args, listens):
+        told.append(listens)
+        return follow(self, *args, listens=listens)
+
+    monkeypatch.setattr(WorldModel, "follow", listens_or_not)
+    flags = ("--actions", "none", "--inverse_dynamics", reader, "--label", "read", "--starts", "first")
+    found = generate(run, dataset, tmp_path / "made", *flags)
+    assert told == [False] * 3 and "generated.requested_action" not in found.features
+    assert columns(found, "action") == columns(found, "generated.read_action")
+    assert set(sum(columns(found, "generated.actions_of"), [])) == {-1}
+    assert set(sum(columns(found, "generated.source_frame"), [])) == {0}
+    with pytest.raises(SystemExit):
+        generate(run, dataset, tmp_path / "other", *flags[:4])
+    assert "--actions: none needs --inverse_dynamics and --label read" in capsys.readouterr().err
+
+
+def test_episodes_in_which_no_success_is_read_are_left_out(run, dataset, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(SuccessReader, "__init__", lambda self, folder, fps: None)
+    monkeypatch.setattr(SuccessReader, "done", lambda self, video: video.mean(axis=(1, 2, 3)) / 255)
+    every = generate(run, dataset, tmp_path / "every", "--success", tmp_path, "--min_done", 0)
+    peaks = [max(each) for each in columns(every, "generated.done")]
+    middle = float(np.mean(sorted(peaks)[1:3]))
+    some = generate(run, dataset, tmp_path / "some", "--success", tmp_path, "--min_done", middle)
+    assert [each[0] for each in columns(some, "generated.seed")] == [n for n in range(5) if peaks[n] >= middle]
+    assert len(some.episodes) == 3
+
+
 def test_episodes_that_were_left_out_are_not_drawn_again(run, dataset, reader, tmp_path, monkeypatch):  # noqa: F811
     flags = ("--inverse_dynamics", reader, "--max_deviation", 1e-6, "--batch_size", 1)  # all of them are
     follow, drawn = WorldModel.follow, []
 
-    def breaks(self, prompts, frames, actions, seeds):
+    def breaks(self, prompts, frames, actions, seeds, listens):
         if len(drawn) == 3:
             raise KeyboardInterrupt
         drawn.extend(seeds)
-        return follow(self, prompts, frames, actions, seeds)
+        return follow(self, prompts, frames, actions, seeds, listens)
 
     monkeypatch.setattr(WorldModel, "follow", breaks)
     with pytest.raises(KeyboardInterrupt):

@@ -1,11 +1,18 @@
-"""The features of generated episodes, and the card of a dataset of them: a row says that it is generated, and how."""
+"""Datasets of generated episodes: each row says that it is generated, and how; and so does the card."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
+from tqdm.auto import tqdm
 
+from utils.cli import UserError, printable
+from utils.lerobot.folder import LeRobotError
 from utils.lerobot.origin import origin_of, said_of
-from utils.robots.starts import Start, Starts
+from utils.lerobot.writer import LeRobotWriter
+from utils.robots.starts import NO_EPISODE, Start, Starts
 
 ONE = {"shape": [1], "names": None}
 # Beside frames and actions. None begins with "action" or "observation": a policy would learn from it.
@@ -19,17 +26,70 @@ ABOUT = {
 }
 
 
-def features(starts: Starts, names: tuple[str, ...], read: bool) -> dict[str, dict]:
-    """For a LeRobotWriter. names: of the numbers of an action. read: whether they are read from the videos, too."""
+class GeneratedEpisodes:
+    """A dataset in `root` that goes on where it stopped. world: a WorldModel or SvdWorld; how: the flags that decide
+    what is drawn. read, asked, judged: see features. Raises UserError for a folder that holds something else, or
+    episodes of other settings."""
+
+    def __init__(self, root: Path, starts: Starts, world, how: dict, *, read: bool, asked: bool, judged: bool):
+        self.root = root
+        about = {"file": printable(f"{world.file.parent.name}/{world.file.name}"), "sha256": world.sha256}
+        about["step"] = world.step
+        self.checkpoint = f"{world.file.parent.name}, {world.sha256[:16]}"
+        kinds = features(starts, world.names, read, asked, judged)
+        robot, readme = origin_of(starts.dataset.root).get("robot"), card(starts, about, json.dumps(how))
+        self.starts = starts
+        with self._refused():
+            self.writer = LeRobotWriter(root, starts.fps, kinds, robot, card=readme)
+            self.writer.made_with({**how, **about, "dataset": str(starts.dataset.root.resolve())})
+
+    @contextmanager
+    def _refused(self) -> Iterator[None]:
+        try:
+            yield
+        except LeRobotError as error:
+            raise UserError(f"--output_dir: {printable(self.root)} {error}") from None
+
+    def left(self, count: int, batch_size: int) -> Iterator[list[int]]:
+        """The numbers, of `count`, of episodes that are still to be drawn, batch by batch, under a bar."""
+        with self._refused():
+            left = [n for n in range(count) if n not in self.writer.staged() | self.writer.skipped()]
+        with tqdm(total=count, initial=count - len(left), unit="episode", disable=None) as bar:
+            for numbers in (left[n : n + batch_size] for n in range(0, len(left), batch_size)):
+                yield numbers
+                bar.update(len(numbers))
+
+    def add(self, number: int, start: Start, video: np.ndarray, seed: int, **read) -> None:
+        """An episode, uint8 (T, height, width, 3). read: see columns."""
+        with self._refused():
+            about = columns(start, self.checkpoint, seed, **read)
+            self.writer.add(number, start.task or " ", about, self.starts.by_camera(video))
+
+    def skip(self, number: int) -> None:
+        with self._refused():
+            self.writer.skip(number)
+
+    def finish(self) -> tuple[int, int]:
+        """(episodes that are there, episodes that were left out)."""
+        with self._refused():
+            skipped = len(self.writer.skipped())
+            return self.writer.finish(), skipped
+
+
+def features(starts: Starts, names: tuple[str, ...], read: bool, asked: bool, judged: bool) -> dict[str, dict]:
+    """For a LeRobotWriter. names: of the numbers of an action. read: whether they are read from the videos, too; asked:
+    whether the model was told of any; judged: whether it is read if the task is done."""
     sides = starts.by_camera(np.zeros((1, *starts.size, 3), np.uint8))
     cameras = {
         camera: {"dtype": "video", "shape": list(frames.shape[1:]), "names": ["height", "width", "channels"]}
         for camera, frames in sides.items()
     }
     action = {"dtype": "float32", "shape": [len(names)], "names": list(names)}
-    two = {"generated.requested_action": action, "generated.read_action": action}
-    two["generated.deviation"] = {"dtype": "float32", **ONE}
-    return cameras | {"action": action} | (two if read else {}) | ABOUT
+    found = cameras | {"action": action}
+    if read:
+        found |= {"generated.requested_action": action} if asked else {}
+        found |= {"generated.read_action": action, "generated.deviation": {"dtype": "float32", **ONE}}
+    return found | ({"generated.done": {"dtype": "float32", **ONE}} if judged else {}) | ABOUT
 
 
 def columns(
@@ -38,17 +98,20 @@ def columns(
     seed: int,
     read: tuple[np.ndarray, np.ndarray] | None = None,
     label: str = "requested",
+    done: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Of an episode from this start. checkpoint: which model drew it. read: what Labels reads of it; label: whether the
-    column action is what was "requested", or "read"."""
+    column action is what was "requested", or "read". done: what a SuccessReader reads."""
     length = len(start.actions)
     same = {"generated": True, "generated.checkpoint": checkpoint, "generated.seed": seed}
     same |= {"generated.source_episode": start.source, "generated.source_frame": start.source_frame}
     same |= {"generated.actions_of": start.actions_of}
     found = {"action": start.actions}
     if read is not None:
-        found |= {"generated.requested_action": start.actions, "generated.read_action": read[0]}
+        found |= {"generated.requested_action": start.actions} if start.actions_of != NO_EPISODE else {}
+        found |= {"generated.read_action": read[0]}
         found |= {"action": read[0] if label == "read" else start.actions, "generated.deviation": read[1]}
+    found |= {} if done is None else {"generated.done": done}
     return found | {name: np.full(length, value) for name, value in same.items()}
 
 
@@ -79,8 +142,9 @@ Its rights hold for what is made of it.
 | action | what the model was asked to show; with "label": "read" what is read from the video |
 | generated.requested_action, generated.read_action | both, if they are read |
 | generated.deviation | what is believed of the error of what is read, in deviations of the data |
+| generated.done | what is believed at each frame of the task being done, 0 to 1, if it is read |
 | generated | true |
 | generated.checkpoint, generated.seed | which model drew the episode, from which noise |
 | generated.source_episode, generated.source_frame | the real frame that it begins with |
-| generated.actions_of | the real episode whose actions these are, or that they come from |
+| generated.actions_of | the real episode whose actions these are, or that they come from; {NO_EPISODE}: no episode's |
 """

@@ -17,18 +17,19 @@ from utils.decoding.video_info import VideoInfo, scaled_width
 from utils.lerobot.folder import LeRobotError, LeRobotFolder, episode_index, is_lerobot
 from utils.video.frames import resize_frames
 
+NO_EPISODE = -1
 LASTING = 0.8  # of noise from one action to the next: what trembles hardly goes anywhere
 
 
 class Start(NamedTuple):
-    """source, source_frame: episode and frame that it begins with; actions_of: the episode whose actions these are;
-    frame: uint8 (height, width, 3); actions: (T, D) float32 in the units of the data."""
+    """source, source_frame: episode and frame that it begins with; frame: uint8 (height, width, 3); actions_of: the
+    episode whose actions these are, or NO_EPISODE; actions: (T, D) float32 in the units of the data."""
 
     task: str
     source: int
     source_frame: int
-    actions_of: int
     frame: np.ndarray
+    actions_of: int
     actions: np.ndarray
 
 
@@ -74,10 +75,16 @@ class Starts:
         self.low, self.high, self.std = every.min(0), every.max(0), every.std(0)
 
     def draw(self, number: int, seed: int, num_frames: int, kind: str, noise: float, anywhere: bool) -> Start:
-        """Start `number`: a function of (seed, number) alone. kind: "other", "noisy" or "own" actions; noise: of noisy
-        ones, in deviations of the dataset's; they stay within what the dataset has. Raises UserError for episodes that
-        are all shorter than num_frames."""
+        """Start `number`: a function of (seed, number) alone. kind: "other", "noisy" or "own" actions, or "none", which
+        are zeros; noise: of noisy ones, in deviations of the dataset's; they stay within what the dataset has. Raises
+        UserError for episodes that are all shorter than num_frames."""
         rng = np.random.default_rng([seed, number, 0x57A7])
+        if kind == "none":
+            source = int(rng.choice(list(self.episodes)))
+            info, task, own = self.episodes[source]
+            first = int(rng.integers(len(own))) if anywhere else 0
+            nothing = np.zeros((num_frames, own.shape[1]), np.float32)
+            return Start(task, source, *self._frame(info, first), NO_EPISODE, nothing)
         long = [index for index, (_, _, actions) in self.episodes.items() if len(actions) >= num_frames]
         if not long:
             most = max(len(actions) for _, _, actions in self.episodes.values())
@@ -102,9 +109,12 @@ class Starts:
                 push = LASTING * push + (1 - LASTING**2) ** 0.5 * noise * self.std * rng.standard_normal(len(push))
                 row[:] = push
             actions = np.clip(actions + pushes, self.low, self.high)
-        source_frame = min(round(first / self.fps * info.fps), info.frames - 1)
-        frame = resize_frames(read_frames(info, [source_frame]), *self.size, self.resize_mode)[0]
-        return Start(task, source, source_frame, actions_of, frame, actions.astype(np.float32))
+        return Start(task, source, *self._frame(info, first), actions_of, actions.astype(np.float32))
+
+    def _frame(self, info: VideoInfo, number: int) -> tuple[int, np.ndarray]:
+        """(its number in the video, as it is drawn from) of the frame at which action `number` is taken."""
+        number = min(round(number / self.fps * info.fps), info.frames - 1)
+        return number, resize_frames(read_frames(info, [number]), *self.size, self.resize_mode)[0]
 
     def by_camera(self, video: np.ndarray) -> dict[str, np.ndarray]:
         """What each camera shows of a video (T, height, width, 3): its part of the width, even as codecs want it."""

@@ -20,6 +20,8 @@ class SvdWorld:
     """What WorldModel is for text to video: a folder of train_svd.py --vectors, whose pipeline is given each piece's
     first frame as its picture; prompts say nothing to it. Longer videos go on from the last frame alone."""
 
+    overlap = 1
+
     def __init__(
         self,
         model_dir: Path,
@@ -76,6 +78,16 @@ class SvdWorld:
                 frames = np.concatenate([frames, piece[len(frames) - begin :]])
             videos.append(frames)
         return videos
+
+    def go_on(
+        self, prompts: Sequence[str], before: np.ndarray, actions: np.ndarray, seeds: Sequence[int]
+    ) -> np.ndarray:
+        """See WorldModel.go_on."""
+        drawn = [
+            self._piece(frames[-1], taken, torch.Generator().manual_seed(seed))[1:]
+            for frames, taken, seed in zip(before, actions, seeds, strict=True)
+        ]
+        return np.stack(drawn)
 
     def _piece(self, frame: np.ndarray, actions: np.ndarray | None, generator: torch.Generator) -> np.ndarray:
         given, unet = {}, self.pipeline.unet

@@ -9,7 +9,7 @@ import torch
 
 from models.conditions import settings_of
 from utils.cli import UserError, printable
-from utils.drawing.chaining import draw_chain, pieces_of
+from utils.drawing.chaining import colours_held, draw_chain, pieces_of
 from utils.drawing.opened import open_model
 from utils.hardware import choose_precision
 from utils.runs.conditions import given_of
@@ -97,16 +97,43 @@ class WorldModel:
         length = actions.shape[1]
         if length < self.num_frames:
             raise ValueError(f"got {length} actions, the model draws {self.num_frames} frames at least")
-        count, shape = len(prompts), (length, self.height, self.width)
-        videos, mask = torch.zeros(count, 3, *shape), torch.zeros(count, 1, *shape)
-        videos[:, :, 0] = torch.from_numpy(first_frames).permute(0, 3, 1, 2) / 127.5 - 1
-        mask[:, :, 0] = 1
-        conditions = {self.action: torch.from_numpy(np.ascontiguousarray(actions, np.float32))}
-        present = {self.action: torch.full((count,), float(listens))}
-        batch = {"video": videos, "conditions": conditions, "present": present}
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-            given = given_of(batch, self.settings, self.model.autoencoder, self.device, mask=mask)
+            given = self._given(as_video(first_frames[:, None]), actions, listens)
             draw = functools.partial(self.model.sample, list(prompts), list(seeds), **self.how)
             pieces = pieces_of(length, self.num_frames, self.overlap)
             clips = torch.cat(list(draw_chain(draw, self.model, pieces, given, self.device)), dim=2)
         return [to_uint8(clip) for clip in clips]
+
+    @torch.no_grad()
+    def go_on(
+        self, prompts: Sequence[str], before: np.ndarray, actions: np.ndarray, seeds: Sequence[int]
+    ) -> np.ndarray:
+        """What follows K frames, uint8 (B, K, height, width, 3): uint8 (B, num_frames - K, height, width, 3).
+
+        K is 1 or `overlap`. actions: (B, num_frames, D) in the units of the data, from the first of these frames on.
+        """
+        known = as_video(before)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            given = self._given(known, actions)
+            clips = self.model.sample(
+                list(prompts), list(seeds), **self.how, num_frames=self.num_frames, conditions=given
+            )
+        clips = clips.float().cpu()
+        if known.shape[2] > 1:
+            clips = colours_held(clips, known)
+        return np.stack([to_uint8(clip) for clip in clips[:, :, known.shape[2] :]])
+
+    def _given(self, known: torch.Tensor, actions: np.ndarray, listens: bool = True) -> dict[str, torch.Tensor]:
+        """Of videos as long as actions (B, T, D), whose first frames are known (B, 3, K, H, W) in [-1, 1]."""
+        shape = actions.shape[1], *known.shape[3:]
+        videos, mask = torch.zeros(len(known), 3, *shape), torch.zeros(len(known), 1, *shape)
+        videos[:, :, : known.shape[2]], mask[:, :, : known.shape[2]] = known, 1
+        conditions = {self.action: torch.from_numpy(np.ascontiguousarray(actions, np.float32))}
+        present = {self.action: torch.full((len(known),), float(listens))}
+        batch = {"video": videos, "conditions": conditions, "present": present}
+        return given_of(batch, self.settings, self.model.autoencoder, self.device, mask=mask)
+
+
+def as_video(frames: np.ndarray) -> torch.Tensor:
+    """uint8 (B, T, H, W, 3) -> float32 (B, 3, T, H, W) in [-1, 1]."""
+    return torch.from_numpy(frames).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
