@@ -26,6 +26,7 @@ from utils.cli import run as run_script
 # torch and what is built on it are imported in main(): --help and a misspelt flag answer at once.
 
 FREE = FREE_ON_RESUME | {"num_epochs", "cache_mb", "data_dir", "num_validation_clips"}
+MEASURED, BETWEEN = 512, 1e-3
 REMEDIES = "a smaller --batch_size, fewer --num_frames, a smaller --frame_size, fewer --model_channels"
 
 
@@ -62,7 +63,7 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
 def main(args: argparse.Namespace) -> None:
     import numpy as np
 
-    from models.robots.inverse_dynamics import InverseDynamics, action_loss
+    from models.robots.inverse_dynamics import InverseDynamics, action_loss, binary_loss
     from utils.conditions.clip_conditions import ClipConditions
     from utils.conditions.known_clips import KnownClips
     from utils.data.errors import DataError
@@ -93,6 +94,7 @@ def main(args: argparse.Namespace) -> None:
             **train_samples.measured()[args.vectors],
             "frame_size": list(frame_shape(args)),
             "fps": fps,
+            "binary": is_binary(train_samples, args.vectors),
         }
     samples = args.num_epochs * len(train_set)
     max_train_steps = args.max_train_steps or -(-samples // run.samples_per_step(args.batch_size))
@@ -140,7 +142,10 @@ def main(args: argparse.Namespace) -> None:
                 with run.accelerator.autocast():
                     believed, log_std = trained(videos)
                 present = batch["present"][args.vectors].to(run.device).float()
-                loss, error = action_loss(believed, log_std, (done - model.centre) / model.spread, present)
+                if model.config.binary:
+                    loss, error = binary_loss(believed, done, present, model.centre)
+                else:
+                    loss, error = action_loss(believed, log_std, (done - model.centre) / model.spread, present)
                 run.backward(loss, mse=error)
             run.update()
             if run.due("validate"):
@@ -152,6 +157,17 @@ def main(args: argparse.Namespace) -> None:
             f"done: {run.run_dir / 'model'} (error {run.state['best_error']:.3f} deviations on held-out clips of "
             f"{width}x{height}), {run.run_dir / 'actions.png'}"
         )
+
+
+def is_binary(samples, name: str) -> bool:
+    """Whether these numbers are 0 or 1 in all clips, or in MEASURED of them, but for what lies between two frames:
+    whether a task is done, say."""
+    import torch
+
+    chosen = range(0, len(samples), -(-len(samples) // MEASURED))
+    values = torch.cat([samples.read_conditions(0, n)[0][name].flatten() for n in chosen])
+    off = (values - values.round()).abs()
+    return bool((values > -BETWEEN).all() and (values < 1 + BETWEEN).all() and (off < BETWEEN).float().mean() > 0.9)
 
 
 def measure(model, val_samples, args: argparse.Namespace) -> tuple[dict[str, float], list[tuple]]:

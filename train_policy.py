@@ -156,7 +156,7 @@ def main(args: argparse.Namespace) -> None:
                 validate()
 
     if run.main_process:
-        off = f"off by {run.state['error']:.3f} deviations on held-out clips"
+        off = f"squared error {run.state['error']:.3f} on held-out clips, 1 is the data's own"
         print(f"done: {run.run_dir / 'model'} ({off}), {run.run_dir / 'loss.png'}")
 
 

@@ -40,7 +40,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     from benchmarks.gpu.rows import Rows
 
-    module = importlib.import_module(f"benchmarks.gpu.{PARTS[args.name].module}")
+    module = importlib.import_module(f"benchmarks.gpu.questions.{PARTS[args.name].module}")
     module.measure(Rows(args.output / f"{args.name}.json", args.seconds), args.tiny, args.output)
 
 

@@ -6,6 +6,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+MOST_WEIGHT = 20.0
 LOG_STD = (-5.0, 3.0)  # what is believed of an action's deviation, in deviations of the data
 
 
@@ -14,7 +15,8 @@ class InverseDynamics(ModelMixin, ConfigMixin):
 
     names: of the numbers of an action; mean, std: of each in the data, in its units. width: channels. reach: pairs of
     frames to either side that have a say, because one pair shows a place but not where things are going. frame_size,
-    fps: (height, width) and rate of the clips that it learnt from.
+    fps: (height, width) and rate of the clips that it learnt from. binary: the numbers are 0 or 1, whether a task is
+    done, say; it answers with logits and reads how likely 1 is.
     """
 
     @register_to_config
@@ -27,6 +29,7 @@ class InverseDynamics(ModelMixin, ConfigMixin):
         reach: int = 2,
         frame_size: tuple[int, int] = (64, 64),
         fps: float = 10.0,
+        binary: bool = False,
     ):
         super().__init__()
         layers, channels = [], 9  # a frame, the next, and their difference
@@ -42,7 +45,7 @@ class InverseDynamics(ModelMixin, ConfigMixin):
         self.register_buffer("spread", torch.tensor(std), persistent=False)
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        """(actions (B, T-1, D) in deviations from the data's mean, the logarithms of their deviations)."""
+        """(actions (B, T-1, D) in deviations from the data's mean, or logits; the logarithms of their deviations)."""
         before, behind = clips[:, :, :-1], clips[:, :, 1:]
         pairs = torch.cat([before, behind, behind - before], dim=1)
         batch, steps = pairs.shape[0], pairs.shape[2]
@@ -60,6 +63,9 @@ class InverseDynamics(ModelMixin, ConfigMixin):
     def read(self, clips: Tensor) -> tuple[Tensor, Tensor]:
         """(actions (B, T-1, D) in the units of the data, their deviations in those of the data)."""
         believed, log_std = self(clips)
+        if self.config.binary:
+            likely = believed.sigmoid()
+            return likely, (likely * (1 - likely)).sqrt() / self.spread
         return believed * self.spread + self.centre, log_std.exp()
 
 
@@ -75,3 +81,15 @@ def action_loss(believed: Tensor, log_std: Tensor, actions: Tensor, present: Ten
     likelihood = (error / (2 * spread.square()) + log_std) * spread.detach()
     weight = present.reshape(-1, 1, 1) / present.sum().clamp(min=1) / (error.shape[1] * error.shape[2])
     return (likelihood * weight).sum(), (error * weight).sum()
+
+
+def binary_loss(logits: Tensor, values: Tensor, present: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """(binary cross entropy, mean squared error) of values (B, T-1, D) from 0 to 1; present: as of action_loss.
+
+    mean: (D,), how often they are 1. What is rare weighs as much as what is common, up to MOST_WEIGHT times.
+    """
+    rare = ((1 - mean) / mean.clamp(min=1e-6)).clamp(1 / MOST_WEIGHT, MOST_WEIGHT)
+    entropy = nn.functional.binary_cross_entropy_with_logits(logits, values, reduction="none", pos_weight=rare)
+    error = (logits.sigmoid() - values).square()
+    weight = present.reshape(-1, 1, 1) / present.sum().clamp(min=1) / (error.shape[1] * error.shape[2])
+    return (entropy * weight).sum(), (error * weight).sum()

@@ -63,7 +63,7 @@ class Policy(ModelMixin, ConfigMixin):
 
 
 def imitation_loss(policy, clips: Tensor, actions: Tensor, tasks: Tensor, present: Tensor) -> Tensor:
-    """Mean absolute error, in deviations, of what the policy would do at every frame of clips (B, 3, T, H, W).
+    """Mean squared error, in deviations, of what the policy would do at every frame of clips (B, 3, T, H, W).
 
     actions: (B, T, D) in deviations; action t is taken at frame t. Of the chunk at a frame those count that lie in the
     clip. tasks: (B,). present: (B,), 1 where actions are known.
@@ -73,7 +73,7 @@ def imitation_loss(policy, clips: Tensor, actions: Tensor, tasks: Tensor, presen
     believed = believed.unflatten(0, (batch, length))
     at = torch.arange(length)[:, None] + torch.arange(believed.shape[2])
     inside = (at < length).to(clips.device)
-    error = (believed - actions[:, at.clamp(max=length - 1).to(clips.device)]).abs().mean(dim=3)
+    error = (believed - actions[:, at.clamp(max=length - 1).to(clips.device)]).square().mean(dim=3)
     weight = inside * present.reshape(-1, 1, 1)
     return (error * weight).sum() / weight.sum().clamp(min=1)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import train_inverse_dynamics
-from models.robots.inverse_dynamics import InverseDynamics, action_loss
+from models.robots.inverse_dynamics import InverseDynamics, action_loss, binary_loss
 from tests.robots.test_generate_episodes import columns, dataset, generate, run  # noqa: F401  (fixtures)
 from utils.cli import UserError
 from utils.lerobot.folder import LeRobotFolder
@@ -91,6 +91,21 @@ def test_the_loss_is_the_likelihood_weighed_by_the_deviation_of_clips_that_know_
     assert loss.item() == pytest.approx((likelihood * log_std[0].exp()).mean().item(), rel=1e-5)
     assert error.item() == pytest.approx((believed[0] - actions[0]).square().mean().item(), rel=1e-5)
     assert action_loss(believed, log_std, actions, torch.zeros(2))[0] == 0
+
+
+def test_numbers_that_are_0_or_1_are_read_as_how_likely_they_are_and_what_is_rare_counts():
+    torch.manual_seed(0)
+    logits, values = torch.randn(2, 5, 1), (torch.rand(2, 5, 1) < 0.3).float()
+    loss, error = binary_loss(logits, values, torch.tensor([1.0, 0.0]), torch.tensor([0.2]))
+    likely = logits[0].sigmoid()
+    weighed = -(4 * values[0] * likely.log() + (1 - values[0]) * (1 - likely).log())  # 0.8 / 0.2
+    assert loss.item() == pytest.approx(weighed.mean().item(), rel=1e-5)
+    assert error.item() == pytest.approx((likely - values[0]).square().mean().item(), rel=1e-5)
+    model = InverseDynamics(["done"], [0.2], [0.4], width=4, binary=True).eval()
+    clips = torch.randn(1, 3, 4, 16, 16)
+    read, deviations = model.read(clips)
+    assert torch.equal(read, model(clips)[0].sigmoid())
+    assert torch.allclose(deviations, (read * (1 - read)).sqrt() / 0.4)
 
 
 @pytest.fixture(scope="module")

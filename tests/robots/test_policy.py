@@ -48,14 +48,14 @@ def test_it_does_what_the_episodes_show_from_pictures_alone(trained):
         assert abs(x - 12) < 3
 
 
-def test_the_loss_is_the_mean_error_of_all_actions_that_lie_in_the_clip():
+def test_the_loss_is_the_squared_error_of_all_actions_that_lie_in_the_clip():
     torch.manual_seed(0)
     policy = Policy(["a", "b"], ["x", "y"], [0.0, 0.0], [1.0, 1.0], chunk=3, width=4)
     clips, actions, tasks = torch.randn(2, 3, 5, 16, 16), torch.randn(2, 5, 2), torch.tensor([0, 1])
     errors = []
     for t in range(5):
         believed = policy(clips[:, :, t], tasks)
-        errors += [(believed[0, k] - actions[0, t + k]).abs().mean() for k in range(3) if t + k < 5]
+        errors += [(believed[0, k] - actions[0, t + k]).square().mean() for k in range(3) if t + k < 5]
     expected = torch.stack(errors).mean()
     assert imitation_loss(policy, clips, actions, tasks, torch.tensor([1.0, 0.0])).item() == pytest.approx(
         expected.item(), rel=1e-5

@@ -118,7 +118,7 @@ def test_success_is_read_from_the_frames_of_a_video(success):
     judge = SuccessReader(success, 10)
     going, there = [picture(x) for x in (0, 3, 6, 9)], [picture(12)] * 4
     done = judge.done(np.stack(going + there))
-    assert done.shape == (8,) and done[:2].max() < 0.5 < done[4:6].min()
+    assert judge.model.config.binary and done.shape == (8,) and done[:2].max() < 0.5 < done[4:6].min()
     assert judge.says_done(np.stack(going + there)) and not judge.says_done(np.stack(going[:3] * 2))
     flash = np.stack([*going[:3], picture(12), *going[:3]])  # a single frame does not decide
     assert LASTING > 1 and not judge.says_done(flash)

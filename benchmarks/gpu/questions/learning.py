@@ -5,8 +5,8 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+from benchmarks.gpu.questions.running import NEVER, run_script
 from benchmarks.gpu.rows import Rows, peak_gib
-from benchmarks.gpu.running import NEVER, run_script
 from utils.logs.metrics import read_metrics
 
 # The text is learnt from the captions, because no hub is in reach. Muon's rate is the demo preset's.
