@@ -24,6 +24,7 @@ PARTS = {
     "svd": Part("What does a step of Stable Video Diffusion cost at 512x320x25, lever by lever?", "svd", 2.0),
     "network": Part("How fast is the base preset at 16x64x64, beside its peers?", "network", 1.5),
     "latents": Part("What do 256 and 512 pixels cost in latents, and how fast are samples drawn?", "latents", 1.0),
+    "robots": Part("What does a model of the world cost, and a policy that acts inside it?", "robots", 1.0),
     "learning": Part("What is learnt of hard data in the minutes that are left, AdamW against Muon?", "learning", 3.0),
 }
 

@@ -6,6 +6,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from models.robots.seeing import looking, seen
+
 MOST_WEIGHT = 20.0
 LOG_STD = (-5.0, 3.0)  # what is believed of an action's deviation, in deviations of the data
 
@@ -32,11 +34,7 @@ class InverseDynamics(ModelMixin, ConfigMixin):
         binary: bool = False,
     ):
         super().__init__()
-        layers, channels = [], 9  # a frame, the next, and their difference
-        for stride in (2, 1, 2, 1):
-            layers += [nn.Conv2d(channels, width, 3, stride, padding=1), nn.GroupNorm(4, width), nn.SiLU()]
-            channels = width
-        self.look = nn.Sequential(*layers)
+        self.look = looking(9, width, (2, 1, 2, 1))  # a frame, the next, and their difference
         self.places = nn.Conv2d(width, width, 1)
         self.pairs = nn.Linear(3 * width, 4 * width)
         self.over_time = nn.Conv1d(4 * width, 4 * width, 2 * reach + 1, padding=reach)
@@ -50,10 +48,7 @@ class InverseDynamics(ModelMixin, ConfigMixin):
         pairs = torch.cat([before, behind, behind - before], dim=1)
         batch, steps = pairs.shape[0], pairs.shape[2]
         maps = self.look(pairs.transpose(1, 2).flatten(0, 1))
-        weights = self.places(maps).float().flatten(2).softmax(dim=2).unflatten(2, maps.shape[2:])
-        rows, columns = (torch.linspace(-1, 1, side, device=maps.device) for side in maps.shape[2:])
-        seen = torch.cat([(weights.sum(3) * rows).sum(2), (weights.sum(2) * columns).sum(2)], dim=1)
-        hidden = self.pairs(torch.cat([seen.to(maps.dtype), maps.mean(dim=(2, 3))], dim=1))
+        hidden = self.pairs(seen(maps, self.places(maps)))
         hidden = nn.functional.silu(hidden).unflatten(0, (batch, steps))
         hidden = hidden + nn.functional.silu(self.over_time(hidden.transpose(1, 2)).transpose(1, 2))
         believed, log_std = self.out(hidden).float().chunk(2, dim=2)

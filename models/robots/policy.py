@@ -5,14 +5,16 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from models.robots.seeing import looking, seen
+
 TASK_CHANNELS = 32
 
 
 class Policy(ModelMixin, ConfigMixin):
     """Frames (B, 3, H, W) in [-1, 1] to the next `chunk` actions.
 
-    It looks where each of its channels is brightest (a spatial softmax, Levine et al. 2016, arXiv:1504.00702), and
-    answers with several actions at once, so that fewer of its own mistakes add up (Zhao et al. 2023, arXiv:2304.13705).
+    It answers with several actions at once, so that fewer of its own mistakes add up (Zhao et al. 2023,
+    arXiv:2304.13705).
     tasks: in words, what it can be asked to do. names, mean, std: of the numbers of an action in the data. width:
     channels. frame_size, fps: (height, width) and rate of what it learnt from.
     """
@@ -30,11 +32,7 @@ class Policy(ModelMixin, ConfigMixin):
         fps: float = 10.0,
     ):
         super().__init__()
-        layers, channels = [], 3
-        for stride in (2, 2, 1, 1):
-            layers += [nn.Conv2d(channels, width, 3, stride, padding=1), nn.GroupNorm(4, width), nn.SiLU()]
-            channels = width
-        self.look = nn.Sequential(*layers)
+        self.look = looking(3, width, (2, 2, 1, 1))
         self.places = nn.Conv2d(width, width, 1)
         self.task = nn.Embedding(len(tasks), TASK_CHANNELS)
         self.head = nn.Sequential(
@@ -50,10 +48,7 @@ class Policy(ModelMixin, ConfigMixin):
     def forward(self, frames: Tensor, tasks: Tensor) -> Tensor:
         """Actions (B, chunk, D) in deviations from the data's mean. tasks: (B,) places in config.tasks."""
         maps = self.look(frames)
-        weights = self.places(maps).float().flatten(2).softmax(dim=2).unflatten(2, maps.shape[2:])
-        rows, columns = (torch.linspace(-1, 1, side, device=maps.device) for side in maps.shape[2:])
-        seen = torch.cat([(weights.sum(3) * rows).sum(2), (weights.sum(2) * columns).sum(2)], dim=1)
-        known = torch.cat([seen.to(maps.dtype), maps.mean(dim=(2, 3)), self.task(tasks).to(maps.dtype)], dim=1)
+        known = torch.cat([seen(maps, self.places(maps)), self.task(tasks).to(maps.dtype)], dim=1)
         return self.head(known).float().unflatten(1, (self.config.chunk, len(self.config.names)))
 
     @torch.no_grad()

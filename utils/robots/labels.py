@@ -4,10 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 
-from utils.cli import UserError, printable
-from utils.tensors import require_numbers
+from utils.cli import UserError
+from utils.pretrained.small_model import load_small
 from utils.video.frames import resize_frames
 
 OTHER_RATE = 0.01
@@ -25,14 +24,7 @@ class Reader:
     def __init__(self, folder: Path, fps: float, flag: str):
         from models.robots.inverse_dynamics import InverseDynamics
 
-        folder = folder / "model" if (folder / "model").is_dir() else folder
-        try:
-            self.model = InverseDynamics.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
-            require_numbers(self.model.state_dict())
-        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:200]
-            remedy = "train_inverse_dynamics.py makes one"
-            raise UserError(f"--{flag}: {printable(folder)} cannot be used ({reason}); {remedy}") from None
+        self.model, _ = load_small(InverseDynamics, folder, flag, "train_inverse_dynamics.py")
         if abs(self.model.config.fps - fps) > OTHER_RATE * fps:
             raise UserError(f"--{flag}: it learnt from {self.model.config.fps:g} frames a second, these have {fps:g}")
 

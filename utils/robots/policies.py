@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
-from safetensors import SafetensorError
 
-from utils.cli import UserError, printable
-from utils.tensors import require_numbers
+from utils.cli import UserError
+from utils.pretrained.small_model import load_small
 from utils.video.frames import resize_frames
 
 OTHER_RATE = 0.01
@@ -22,16 +21,8 @@ class TrainedPolicy:
     def __init__(self, folder: Path):
         from models.robots.policy import Policy
 
-        folder = folder / "model" if (folder / "model").is_dir() else folder
-        try:
-            self.model = Policy.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
-            require_numbers(self.model.state_dict())
-        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"--policy: {printable(folder)} cannot be used ({reason}); train_policy.py makes one"
-            ) from None
-        self.folder, self.file, config = folder, folder / SAFETENSORS_WEIGHTS_NAME, self.model.config
+        self.model, self.folder = load_small(Policy, folder, "policy", "train_policy.py")
+        self.file, config = self.folder / SAFETENSORS_WEIGHTS_NAME, self.model.config
         self.names, self.fps, self.chunk, self.tasks = tuple(config.names), config.fps, config.chunk, list(config.tasks)
 
     def check(self, names: Sequence[str], fps: float) -> None:
