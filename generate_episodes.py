@@ -92,6 +92,8 @@ def main(args: argparse.Namespace) -> None:
     for numbers in episodes.left(args.num_episodes, args.batch_size):
         batch, seeds = [starts.draw(n, *asked) for n in numbers], [args.seed + n for n in numbers]
         frames, actions = (np.stack([getattr(each, name) for each in batch]) for name in ("frame", "actions"))
+        if kinds["asked"]:
+            episodes.told(actions)
         videos = world.follow([each.task for each in batch], frames, actions, seeds, listens=kinds["asked"])
         for n, start, video, seed in zip(numbers, batch, videos, seeds, strict=True):
             video[0] = start.frame  # it is known to the bit

@@ -82,6 +82,7 @@ def main(args: argparse.Namespace) -> None:
         batch, seeds = [starts.draw(n, *asked) for n in numbers], [args.seed + n for n in numbers]
         frames, tasks = np.stack([each.frame for each in batch]), [each.task for each in batch]
         videos, actions = roll_out(world, policy, tasks, frames, seeds, args.num_frames, how["execute"])
+        episodes.told(actions)
         for n, start, video, taken, seed in zip(numbers, batch, videos, actions, seeds, strict=True):
             believed = None if judge is None else judge.done(video)
             if args.only_done and believed.max() < args.done:

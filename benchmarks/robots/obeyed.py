@@ -3,10 +3,11 @@ those of another episode, and with none.
 
     python -m benchmarks.robots.obeyed --checkpoint RUN --data_dir DIR --held_out DIR --work_dir DIR --name obeyed
 
-Beside what really happened: PSNR, SSIM, and how far off the gripper is, which a small network reads from the pixels; it
-learns that from the frames of --data_dir, and its own error on real held-out frames is stated. A model that obeys is
-further off with another's actions: at least 1.5 times. --horizon: a curve over so many frames, each piece going on from
-the last frames of the one before. Results: results/<name>.json, and a plot and a sheet of frames in --work_dir.
+Beside what really happened: PSNR, SSIM, how far optical flow is off, and how far the gripper is, which a small network
+reads from the pixels; it learns that from the frames of --data_dir, and its own error on real held-out frames is
+stated. A model that obeys is further off with another's actions: at least 1.5 times. --horizon: a curve over so many
+frames, each piece going on from the last frames of the one before. Results: results/<name>.json, and a plot and a sheet
+of frames in --work_dir.
 """
 
 import argparse
@@ -113,22 +114,32 @@ def measured(real: list, videos: list[np.ndarray], tracker: Callable) -> dict[st
 
     from benchmarks.robots.tracker import errors
     from models.reconstruction import psnr, ssim
+    from utils.conditions.making import FLOW_SCALE, flow_of
+
+    def flow(frames: np.ndarray) -> np.ndarray:  # px a frame
+        return flow_of(frames)[:-1].astype(np.float32) * max(frames.shape[1:3]) / FLOW_SCALE
 
     made = torch.stack([as_video(video[1:]) for video in videos])
     truth = torch.stack([as_video(each.frames[1:]) for each in real])
     off = [errors(tracker, *pair) for pair in zip(videos, states(real), strict=True)]
+    pairs = zip(videos, real, strict=True)
+    flows = [np.linalg.norm(flow(video) - flow(each.frames), axis=-1).mean() for video, each in pairs]
     return {
         "psnr": psnr(made, truth).clamp(max=99).mean().item(),  # some stand still
         "ssim": ssim(made, truth).mean().item(),
+        "flow_px": float(np.mean(flows)),
         "gripper_cm": float(np.mean([each[1:] for each in off])),
         "gripper_cm_at_the_end": float(np.mean([each[-1] for each in off])),
     }
 
 
 def table(result: dict) -> str:
-    lines = ["| | PSNR | SSIM | gripper off by, cm | in the last frame |", "|---|---|---|---|---|"]
+    lines = [
+        "| | PSNR | SSIM | flow off by, px | gripper off by, cm | in the last frame |",
+        "|---|---|---|---|---|---|",
+    ]
     for way, found in result["ways"].items():
-        numbers = f"{found['psnr']:.1f} | {found['ssim']:.3f} | {found['gripper_cm']:.2f}"
+        numbers = f"{found['psnr']:.1f} | {found['ssim']:.3f} | {found['flow_px']:.2f} | {found['gripper_cm']:.2f}"
         lines.append(f"| {way} | {numbers} | {found['gripper_cm_at_the_end']:.2f} |")
     said = "obeyed" if result["ratio"] >= WANTED else f"NOT obeyed, {WANTED:g} is wanted"
     lines.append(f"another's over own actions: {result['ratio']:.2f} times, {said}")

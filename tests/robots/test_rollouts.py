@@ -1,6 +1,7 @@
 """A policy inside a video model: what each is given of the other, and what becomes of it."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tests.text2video.running import train as train_world
 from utils.cli import UserError
 from utils.lerobot.folder import LeRobotFolder
 from utils.robots.labels import LASTING, SuccessReader
+from utils.robots.policies import TrainedPolicy
 from utils.robots.rollouts import most_executed, roll_out
 from utils.robots.world_model import WorldModel
 
@@ -158,7 +160,8 @@ def test_rollouts_are_a_dataset_with_the_policys_actions_and_a_table(
     done = [max(each) >= 0.5 for each in columns(found, "generated.done")]
     table = json.loads((found.root / "rollouts.json").read_text())
     assert table["done_by_task"] == {TASK: {"episodes": 5, "done": sum(done)}}
-    assert f"| {TASK} | {sum(done)} of 5 |" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert f"| {TASK} | {sum(done)} of 5 |" in said.out and "warning" not in said.err
     assert (found.root / "rollouts.png").is_file()
 
     # Stopped in the middle, it goes on to the same; and --only_done keeps those in which it was done.
@@ -185,6 +188,14 @@ def test_rollouts_are_a_dataset_with_the_policys_actions_and_a_table(
     table = json.loads((some.root / "rollouts.json").read_text())
     assert table["done_by_task"] == {TASK: {"episodes": 5, "done": len(kept)}}
     assert np.array_equal(videos(some.root, CAMERA)[0], videos(found.root, CAMERA)[kept[0]])
+
+
+def test_actions_unlike_what_the_model_has_learnt_are_said(world, policy, homing, tmp_path, capsys, monkeypatch):
+    act = TrainedPolicy.act
+    monkeypatch.setattr(TrainedPolicy, "act", lambda self, *given: act(self, *given) + np.array([0, 9], np.float32))
+    roll(world, policy, homing, tmp_path / "made", "--num_episodes", 1)
+    said = capsys.readouterr().err
+    assert re.search(r"warning: actions were off, in deviations of its data, hold by \d+\.\d:", said)
 
 
 def test_what_does_not_fit_is_said_in_a_line(world, policy, success, homing, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Datasets of generated episodes: each row says that it is generated, and how; and so does the card."""
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from utils.lerobot.origin import origin_of, said_of
 from utils.lerobot.writer import LeRobotWriter
 from utils.robots.starts import NO_EPISODE, Start, Starts
 
+FAR = 4.0  # deviations from the mean
 ONE = {"shape": [1], "names": None}
 # Beside frames and actions. None begins with "action" or "observation": a policy would learn from it.
 ABOUT = {
@@ -38,7 +40,7 @@ class GeneratedEpisodes:
         self.checkpoint = f"{world.file.parent.name}, {world.sha256[:16]}"
         kinds = features(starts, world.names, read, asked, judged)
         robot, readme = origin_of(starts.dataset.root).get("robot"), card(starts, about, json.dumps(how))
-        self.starts = starts
+        self.starts, self.about, self.far = starts, world.settings.vectors[world.action], {}
         with self._refused():
             self.writer = LeRobotWriter(root, starts.fps, kinds, robot, card=readme)
             self.writer.made_with({**how, **about, "dataset": str(starts.dataset.root.resolve())})
@@ -59,6 +61,13 @@ class GeneratedEpisodes:
                 yield numbers
                 bar.update(len(numbers))
 
+    def told(self, actions: np.ndarray) -> None:
+        """Remember, of actions (B, T, D) that the model was told of, what is unlike all that it has learnt from."""
+        mean, std = (np.array(self.about[name]) for name in ("mean", "std"))
+        off = np.abs((actions - mean) / np.maximum(std, 1e-6)).max(axis=(0, 1))
+        far = {name: float(each) for name, each in zip(self.about["names"], off, strict=True) if each > FAR}
+        self.far |= {name: max(each, self.far.get(name, 0.0)) for name, each in far.items()}
+
     def add(self, number: int, start: Start, video: np.ndarray, seed: int, **read) -> None:
         """An episode, uint8 (T, height, width, 3). read: see columns."""
         with self._refused():
@@ -70,7 +79,11 @@ class GeneratedEpisodes:
             self.writer.skip(number)
 
     def finish(self) -> tuple[int, int]:
-        """(episodes that are there, episodes that were left out)."""
+        """(episodes that are there, episodes that were left out). Says which actions were unlike what was learnt."""
+        if self.far:
+            far = ", ".join(f"{name} by {each:.1f}" for name, each in self.far.items())
+            said = "further from the mean than the model can have learnt, what it shows then is a guess"
+            print(f"warning: actions were off, in deviations of its data, {far}: {said}", file=sys.stderr)
         with self._refused():
             skipped = len(self.writer.skipped())
             return self.writer.finish(), skipped
