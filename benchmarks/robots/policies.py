@@ -4,21 +4,27 @@ these and generated ones, and from 4N real ones, and then acts in the simulator.
     python -m benchmarks.robots.policies --checkpoint RUN --inverse_dynamics RUN --success RUN --work_dir DIR
 
 Hours; goes on when typed again, and parts of it (--counts, --seeds, --ways) may run beside each other in a --work_dir.
-Generated episodes begin with first frames of places that no real episode has; the video model shows what it expects to
-be done there, another network reads the actions, and what is not seen to succeed is left out. All trainings have
-equally many steps. Result: results/policies.json with shares of episodes that succeed and their intervals (Wilson,
-95 %), and a plot in --work_dir.
+Generated episodes begin with first frames of places that no real episode has. Either the video model shows what it
+expects to be done there, and another network reads the actions; or the policy of the N real ones acts in the model.
+What is not seen to succeed is left out. All trainings have equally many steps. Result: results/policies.json with
+shares of episodes that succeed and their intervals (Wilson, 95 %), and a plot in --work_dir.
 """
 
 import argparse
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from benchmarks.robots.simulator import TASKS, MetaWorld, Simulator
 from utils.cli import Parser, choice, integer, run
 
-WAYS = {"real": "N real", "generated": "N real and generated", "more": "4N real"}
+WAYS = {
+    "real": "N real",
+    "generated": "and what the model expects",
+    "acted": "and what their policy does in the model",
+    "more": "4N real",
+}
 GENERATED, INFO = "generated", "meta/info.json"
 MORE = 4  # times as many real ones
 STARTS = 10_000  # seeds of places from here on are those of generated episodes
@@ -41,6 +47,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max_frames", type=integer(1), default=100, help="that it may take for one")
     parser.add_argument("--execute", type=integer(1, 8), default=8, help="actions before a policy looks again")
     parser.add_argument("--num_starts", type=integer(1), default=80, help="generated episodes of each task, unfiltered")
+    parser.add_argument("--num_rollouts", type=integer(1), default=40, help="of each task, before those not done go")
     parser.add_argument("--num_frames", type=integer(PIECE), default=64, help="of generated episodes")
     parser.add_argument("--num_inference_steps", type=integer(1), default=10, help="of the video model's sampling")
     parser.add_argument("--steps", type=integer(1), default=600, help="of each training")
@@ -51,10 +58,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def check_args(args: argparse.Namespace) -> Iterator[str]:
-    if "generated" in args.ways and not (args.work_dir / GENERATED / INFO).is_file():
-        for name in ("checkpoint", "inverse_dynamics", "success"):
-            if getattr(args, name) is None:
-                yield f"--{name}: is needed for generated episodes; --ways real more goes without"
+    needed = {"generated": ("checkpoint", "inverse_dynamics", "success"), "acted": ("checkpoint", "success")}
+    for name in dict.fromkeys(name for way in args.ways for name in needed.get(way, ())):
+        if getattr(args, name) is None:
+            yield f"--{name}: is needed for generated episodes; --ways real more goes without"
 
 
 def main(args: argparse.Namespace, make: Callable[[str, int, int], Simulator] = MetaWorld) -> None:
@@ -78,8 +85,18 @@ def command(args: argparse.Namespace) -> str:
     """What to type for the same, but for where its files lie."""
     words = "python -m benchmarks.robots.policies --checkpoint RUN --inverse_dynamics RUN --success RUN --work_dir DIR"
     lists = {name: " ".join(map(str, getattr(args, name))) for name in ("tasks", "counts", "seeds", "ways")}
-    names = ("episodes", "execute", "num_starts", "num_frames", "num_inference_steps", "steps", "size", "name")
-    return " ".join([words, *(f"--{name} {value}" for name, value in lists.items()), *flags(args, *names)])
+    names = (
+        "episodes",
+        "execute",
+        "num_starts",
+        "num_rollouts",
+        "num_frames",
+        "num_inference_steps",
+        "steps",
+        "size",
+        "name",
+    )
+    return " ".join([words, *(f"--{name} {value}" for name, value in lists.items()), *flags(args, *names, "name")])
 
 
 def flags(args: argparse.Namespace, *names: str) -> list[str]:
@@ -92,23 +109,36 @@ def judged(args: argparse.Namespace, count: int, way: str, seed: int, make: Call
     from utils.files import write_text
     from utils.robots.policies import TrainedPolicy
 
-    amount = count * MORE if way == "more" else count
-    name = f"{way if way == 'generated' else 'real'}_{amount}_seed{seed}"
+    name = name_of(count, way, seed)
     file, found = args.work_dir / "judged" / f"{name}.json", {}
     if file.is_file():
         found = json.loads(file.read_text(encoding="utf-8"))
     left = [task for task in args.tasks if len(found.get(task, ())) < args.episodes]
     if left:
-        run_dir = args.work_dir / "policies" / name
-        if not (run_dir / "finished").is_file():
-            train(args, real(args, amount, make), generated(args, make) if way == "generated" else None, seed, run_dir)
-            write_text(run_dir / "finished", "")
-        policy, places = TrainedPolicy(run_dir), range(JUDGED, JUDGED + args.episodes)
+        policy, places = TrainedPolicy(trained(args, count, way, seed, make)), range(JUDGED, JUDGED + args.episodes)
         how = {"size": args.size, "action_repeat": 2, "num_frames": args.max_frames + 1, "execute": args.execute}
         found |= {task: successes(policy, make, task, places, **how) for task in left}
         write_text(file, json.dumps(found) + "\n")
         print(f"{name}: " + ", ".join(f"{task} {sum(found[task])}" for task in args.tasks), flush=True)
     return [found[task][: args.episodes] for task in args.tasks]
+
+
+def name_of(count: int, way: str, seed: int) -> str:
+    kind, amount = {"more": ("real", count * MORE)}.get(way, (way, count))
+    return f"{kind}_{amount}_seed{seed}"
+
+
+def trained(args: argparse.Namespace, count: int, way: str, seed: int, make: Callable) -> Path:
+    """The run of a policy, trained where there is none."""
+    from utils.files import write_text
+
+    run_dir = args.work_dir / "policies" / name_of(count, way, seed)
+    if not (run_dir / "finished").is_file():
+        more = {"generated": partial(generated, args, make), "acted": partial(acted, args, count, seed, make)}.get(way)
+        data = real(args, count * MORE if way == "more" else count, make)
+        train(args, data, more and more(), seed, run_dir)
+        write_text(run_dir / "finished", "")
+    return run_dir
 
 
 def real(args: argparse.Namespace, count: int, make: Callable) -> Path:
@@ -132,24 +162,29 @@ def generated(args: argparse.Namespace, make: Callable) -> Path:
 
     folder = args.work_dir / GENERATED
     if not (folder / INFO).is_file():
-        new = ("--episodes", args.num_starts, "--seed", STARTS, "--explored", 0, "--max_frames", 2)
-        starts = recorded(args, "starts", make, *new)
-        words = [
-            "--dataset",
-            starts,
-            "--output_dir",
-            folder,
-            "--starts",
-            "first",
-            "--actions",
-            "none",
-            "--label",
-            "read",
-        ]
-        words += ["--num_episodes", args.num_starts * len(args.tasks), "--batch_size", 16]
-        words += flags(args, "checkpoint", "inverse_dynamics", "success", "num_frames", "num_inference_steps")
-        generate_episodes.main(generate_episodes.parse_args([str(word) for word in words]))
+        words = ["--actions", "none", "--label", "read", *flags(args, "inverse_dynamics")]
+        draw(args, make, generate_episodes, folder, args.num_starts, *words)
     return folder
+
+
+def acted(args: argparse.Namespace, count: int, seed: int, make: Callable) -> Path:
+    """Episodes in which the policy of N real ones does its task in the video model, from the same places."""
+    import rollout_world_model
+
+    folder = args.work_dir / f"acted_{count}_seed{seed}"
+    if not (folder / INFO).is_file():
+        policy = trained(args, count, "real", seed, make)
+        draw(args, make, rollout_world_model, folder, args.num_rollouts, "--policy", policy, "--only_done")
+    return folder
+
+
+def draw(args: argparse.Namespace, make: Callable, script, folder: Path, count: int, *words) -> None:
+    """So many episodes of each task, by one of the scripts that draw them, from first frames of new places."""
+    new = ("--episodes", args.num_starts, "--seed", STARTS, "--explored", 0, "--max_frames", 2)
+    common = ["--dataset", recorded(args, "starts", make, *new), "--output_dir", folder, "--starts", "first"]
+    common += ["--num_episodes", count * len(args.tasks), "--batch_size", 16]
+    common += flags(args, "checkpoint", "success", "num_frames", "num_inference_steps")
+    script.main(script.parse_args([str(word) for word in (*common, *words)]))
 
 
 def train(args: argparse.Namespace, data: Path, more: Path | None, seed: int, run_dir: Path) -> None:
@@ -187,9 +222,10 @@ def table(success: dict[str, dict]) -> str:
             cells = (found[task] for task in tasks)
             said = [f"{c['share']:.0%} ({c['interval'][0]:.0%} to {c['interval'][1]:.0%})" for c in cells]
             lines.append(f"| {count} | {WAYS[way]} | {' | '.join(said)} |")
-        if count == str(AT) and {"real", "generated"} <= ways.keys():
-            gain = 100 * (ways["generated"]["all"]["share"] - ways["real"]["all"]["share"])
-            lines.append(f"generated episodes add {gain:+.1f} points at N = {count}; {WANTED:+d} are wanted")
+        for way in ("generated", "acted"):
+            if count == str(AT) and {"real", way} <= ways.keys():
+                gain = 100 * (ways[way]["all"]["share"] - ways["real"]["all"]["share"])
+                lines.append(f"{WAYS[way]}: {gain:+.1f} points at N = {count}; {WANTED:+d} are wanted")
     return "\n".join(lines)
 
 

@@ -24,7 +24,7 @@ class Knows:
     toy = None
 
     def __init__(self, folder: Path):
-        self.every = {"generated": 1, "real_8": 1, "real_2": 4, "good": 1, "half": 2, "bad": 10**6}
+        self.every = {"generated": 1, "real_8": 1, "real_2": 4, "acted": 2, "good": 1, "half": 2, "bad": 10**6}
         self.every = next(n for name, n in self.every.items() if folder.name.startswith(name))
 
     def check(self, names, fps):
@@ -86,7 +86,7 @@ def run(work, *flags):
 
 
 def test_policies_learn_from_what_the_table_says_and_are_judged_once(tmp_path, results, monkeypatch, capsys):
-    trained, drawn = [], []
+    trained, drawn, rolled = [], [], []
 
     def train(args, data, more, seed, run_dir):
         trained.append((LeRobotFolder(data), more, seed))
@@ -96,12 +96,18 @@ def test_policies_learn_from_what_the_table_says_and_are_judged_once(tmp_path, r
         (args.output_dir / "meta").mkdir(parents=True)
         (args.output_dir / "meta/info.json").write_text(json.dumps({"total_episodes": 7}))
 
+    def roll(args):
+        rolled.append(args)
+        (args.output_dir / "meta").mkdir(parents=True)
+        (args.output_dir / "meta/info.json").write_text("{}")
+
+    monkeypatch.setattr("rollout_world_model.main", roll)
     monkeypatch.setattr(policies, "train", train)
     monkeypatch.setattr("generate_episodes.main", generate)
     run(tmp_path / "work", "--ways", "real")
     assert len(trained) == 2 and not drawn
-    run(tmp_path / "work", "--num_starts", 3)
-    assert len(trained) == 6 and len(drawn) == 1  # those of the first time are not trained again
+    run(tmp_path / "work", "--num_starts", 3, "--ways", "real", "generated", "more")
+    assert len(trained) == 6 and len(drawn) == 1 and not rolled  # those of the first time are not trained again
     for (data, more, seed), (count, kind, own) in zip(
         trained, [(2, False, 0), (2, False, 1), (2, True, 0), (2, True, 1), (8, False, 0), (8, False, 1)], strict=True
     ):
@@ -117,6 +123,10 @@ def test_policies_learn_from_what_the_table_says_and_are_judged_once(tmp_path, r
     shares = {way: each["all"]["share"] for way, each in found["success"]["2"].items()}
     assert shares == {"real": 0.25, "generated": 1.0, "more": 1.0} and found["generated"] == 7
     low, high = found["success"]["2"]["real"]["reach"]["interval"]
+    run(tmp_path / "work", "--num_starts", 3, "--num_rollouts", 2, "--ways", "acted", "--name", "other")
+    assert len(trained) == 8 and [args.policy.name for args in rolled] == ["real_2_seed0", "real_2_seed1"]
+    assert all(args.only_done and args.dataset == drawn[0].dataset and args.num_episodes == 4 for args in rolled)
+    assert [each[1].name for each in trained[6:]] == ["acted_2_seed0", "acted_2_seed1"]
     assert low < 0.25 < high and found["success"]["2"]["real"]["reach"]["by_seed"] == [0.25, 0.25]
     assert "| 2 | N real | 25% (" in capsys.readouterr().out and (tmp_path / "work" / "policies.png").is_file()
 
