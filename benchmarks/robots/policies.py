@@ -66,6 +66,7 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
 
 def main(args: argparse.Namespace, make: Callable[[str, int, int], Simulator] = MetaWorld) -> None:
     from benchmarks.measure import write_result
+    from benchmarks.robots.acting import in_words, replays
 
     rows = {}
     for count in args.counts:
@@ -76,6 +77,8 @@ def main(args: argparse.Namespace, make: Callable[[str, int, int], Simulator] = 
     if "generated" in args.ways:
         kept = json.loads((args.work_dir / GENERATED / INFO).read_text(encoding="utf-8"))
         result["generated"] = kept["total_episodes"]
+        result["replayed"] = replays(args, real(args, max(args.counts), make), make)
+        print(in_words(result["replayed"]))
     print(table(result["success"]))
     plot(result["success"], args.work_dir / f"{args.name}.png")
     print(write_result(args.name, result))

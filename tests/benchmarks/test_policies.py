@@ -9,9 +9,10 @@ import pytest
 
 from benchmarks import measure
 from benchmarks.robots import in_the_loop, policies
-from benchmarks.robots.acting import acted, successes
+from benchmarks.robots.acting import acted, in_words, replays, successes
 from tests.benchmarks.test_robots import Toy
 from utils.lerobot.folder import LeRobotFolder
+from utils.lerobot.writer import LeRobotWriter
 
 pytestmark = pytest.mark.benchmarks
 STEPS = 40
@@ -101,6 +102,7 @@ def test_policies_learn_from_what_the_table_says_and_are_judged_once(tmp_path, r
         (args.output_dir / "meta").mkdir(parents=True)
         (args.output_dir / "meta/info.json").write_text("{}")
 
+    monkeypatch.setattr("benchmarks.robots.acting.replays", lambda *_: {"reach": {"real": 1.0, "generated": None}})
     monkeypatch.setattr("rollout_world_model.main", roll)
     monkeypatch.setattr(policies, "train", train)
     monkeypatch.setattr("generate_episodes.main", generate)
@@ -122,6 +124,7 @@ def test_policies_learn_from_what_the_table_says_and_are_judged_once(tmp_path, r
     found = json.loads((results / "policies.json").read_text())
     shares = {way: each["all"]["share"] for way, each in found["success"]["2"].items()}
     assert shares == {"real": 0.25, "generated": 1.0, "more": 1.0} and found["generated"] == 7
+    assert found["replayed"] == {"reach": {"real": 1.0, "generated": None}}
     low, high = found["success"]["2"]["real"]["reach"]["interval"]
     run(tmp_path / "work", "--num_starts", 3, "--num_rollouts", 2, "--ways", "acted", "--name", "other")
     assert len(trained) == 8 and [args.policy.name for args in rolled] == ["real_2_seed0", "real_2_seed1"]
@@ -129,6 +132,29 @@ def test_policies_learn_from_what_the_table_says_and_are_judged_once(tmp_path, r
     assert [each[1].name for each in trained[6:]] == ["acted_2_seed0", "acted_2_seed1"]
     assert low < 0.25 < high and found["success"]["2"]["real"]["reach"]["by_seed"] == [0.25, 0.25]
     assert "| 2 | N real | 25% (" in capsys.readouterr().out and (tmp_path / "work" / "policies.png").is_file()
+
+
+def test_read_actions_are_replayed_from_the_place_of_their_episode(tmp_path, monkeypatch):
+    """The reader is right of real episodes; of the generated ones half have the actions of another place."""
+    tasks, found = ("reach", "push"), {}
+    argv = ["--work_dir", tmp_path, "--tasks", *tasks, "--size", 16, "--inverse_dynamics", tmp_path, "--ways", "real"]
+    args = policies.parse_args([str(word) for word in argv])
+    for name, flags in (("starts", ("--max_frames", 2)), ("expert", ())):
+        found[name] = policies.recorded(args, name, Toy, "--episodes", 4, "--explored", 0, "--seed", 50, *flags)
+    real = policies.recorded(args, "real", Toy, "--episodes", 3, "--explored", 0)
+    whole, names = LeRobotFolder(found["expert"]), ["dx", "dy", "dz", "close"]
+    number = {"dtype": "int64", "shape": [1], "names": None}
+    features = {"action": {"dtype": "float32", "shape": [4], "names": names}, "generated.source_episode": number}
+    writer = LeRobotWriter(tmp_path / "generated", 40, features)
+    for n, each in enumerate(whole.episodes.values()):
+        actions = whole.numbers(each if n % 2 else whole.episodes[(n + 1) % 8], "action")[0]
+        writer.add(n, each.tasks[0], {"action": actions, "generated.source_episode": np.full(len(actions), n)}, {})
+    writer.finish()
+    true = [LeRobotFolder(real).numbers(each, "action")[0] for each in LeRobotFolder(real).episodes.values()]
+    monkeypatch.setattr("utils.robots.labels.Labels", lambda *_: SimpleNamespace(read=lambda _: (true.pop(0), None)))
+    shares = replays(args, real, Toy)
+    assert shares == {task: {"generated": 0.5, "real": 1.0} for task in tasks}
+    assert "| from generated videos | 50% | 50% |" in in_words(shares)
 
 
 def test_a_policy_is_really_trained_on_both(tmp_path):
