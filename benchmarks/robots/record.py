@@ -5,7 +5,8 @@
 
 Seeds are fixed: the same command writes the same numbers. An episode ends a little after it has succeeded. Explored
 ones have noise on their actions that lasts, so that what happens next does not follow from the first frame: what a
-video model has to know in order to obey actions.
+video model has to know in order to obey actions. Those that miss (--missed) aim beside the thing, which whoever is to
+tell success from nearly has to have seen.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from utils.cli import Parser, UserError, choice, integer, number, printable, run
 
 CAMERA = "observation.images.table"
 BEHIND = 4  # frames that an episode goes on for once it has succeeded
+OFF = 0.02, 0.1  # m beside the thing, of those that miss it
+KINDS = "plain", "explored", "missed"
 LASTING = 0.8  # of the noise from one action to the next
 
 
@@ -29,6 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tasks", type=choice(*TASKS), nargs="+", default=list(TASKS), help="of Meta-World")
     parser.add_argument("--episodes", type=integer(1, 9999), default=100, help="of each task")
     parser.add_argument("--explored", type=number(0, 1), default=0.5, help="share of them with noise on the actions")
+    parser.add_argument("--missed", type=number(0, 1), default=0.0, help="share of them that aim beside the thing")
     parser.add_argument("--noise", type=number(0), default=0.6, help="standard deviation of that noise")
     parser.add_argument("--size", type=integer(16, 1024, multiple_of=2), default=64, help="px, of the frames")
     parser.add_argument("--max_frames", type=integer(2, 500), default=64, help="of an episode")
@@ -58,8 +62,9 @@ def main(args: argparse.Namespace, make: Callable[[str, int, int], Simulator] = 
                 for simulator in simulators.values():
                     simulator.close()
                 simulators = {task: make(task, args.size, args.action_repeat)}
-            noise = args.noise * (k >= args.episodes * (1 - args.explored))
-            frames, columns = episode(simulators[task], args.seed + k, noise, args.max_frames)
+            missed = k >= args.episodes * (1 - args.missed)
+            noise = args.noise * (not missed and k >= args.episodes * (1 - args.missed - args.explored))
+            frames, columns = episode(simulators[task], args.seed + k, noise, missed, args.max_frames)
             writer.add(index, TASKS[task], columns, {CAMERA: frames})
         writer.finish()
     except LeRobotError as error:
@@ -74,17 +79,24 @@ def features(size: int) -> dict[str, dict]:
         "action": {"dtype": "float32", "shape": [len(ACTION)], "names": list(ACTION)},
         "success": {"dtype": "bool", "shape": [1], "names": None},
         "noise": {"dtype": "float32", "shape": [1], "names": None},
+        "off": {"dtype": "float32", "shape": [1], "names": None},
         "start_seed": {"dtype": "int64", "shape": [1], "names": None},
     }
 
 
-def episode(simulator: Simulator, seed: int, noise: float, max_frames: int) -> tuple[np.ndarray, dict]:
-    """(frames (T, size, size, 3), columns): frame t is what is seen before action t. noise: standard deviation."""
+def episode(
+    simulator: Simulator, seed: int, noise: float, missed: bool, max_frames: int
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(frames (T, size, size, 3), columns): frame t is what is seen before action t. noise: standard deviation. missed:
+    whether the expert sees the thing off by what OFF says."""
     rng, push = np.random.default_rng([seed, 0xE2]), np.zeros(len(ACTION))
+    aside = np.random.default_rng([seed, 0x0FF])
+    direction, distance = aside.standard_normal(3), missed * aside.uniform(*OFF)
+    off = distance * direction / np.linalg.norm(direction)
     now, seen, left = simulator.reset(seed), defaultdict(list), max_frames
     while left > 0:
         push = LASTING * push + (1 - LASTING**2) ** 0.5 * noise * rng.standard_normal(len(ACTION))
-        action = np.clip(simulator.expert() + push, -1, 1).astype(np.float32)
+        action = np.clip(simulator.expert(off) + push, -1, 1).astype(np.float32)
         row = {"frames": simulator.picture(), "observation.state": now.state, "action": action, "success": now.success}
         for name, value in row.items():
             seen[name].append(value)
@@ -92,7 +104,9 @@ def episode(simulator: Simulator, seed: int, noise: float, max_frames: int) -> t
         now = simulator.step(action)
     columns = {name: np.array(values) for name, values in seen.items()}
     frames, length = columns.pop("frames"), len(seen["success"])
-    return frames, columns | {"noise": np.full(length, noise, np.float32), "start_seed": np.full(length, seed)}
+    kind = {"noise": noise, "off": distance}
+    columns |= {name: np.full(length, value, np.float32) for name, value in kind.items()}
+    return frames, columns | {"start_seed": np.full(length, seed)}
 
 
 def card(args: argparse.Namespace) -> str:
@@ -110,7 +124,8 @@ configs:
 
 Meta-World {", ".join(args.tasks)}: {args.episodes} episodes of each, seeds from {args.seed}, drawn at
 {args.size}x{args.size}. Scripted experts; {args.explored:.0%} of the episodes with noise of {args.noise:g} on the
-actions, which the column noise says. Written by benchmarks/robots/record.py.
+actions, which the column noise says; {args.missed:.0%} by experts that see the thing beside its place, by as many
+metres as the column off says. Written by benchmarks/robots/record.py.
 """
 
 
@@ -121,13 +136,15 @@ def summary(root: Path) -> str:
     dataset, tasks = LeRobotFolder(root), defaultdict(list)
     for each in dataset.episodes.values():
         rows = dataset.rows(each)
-        tasks[each.tasks[0]].append((len(rows), any(rows["success"].to_pylist()), rows["noise"][0].as_py() > 0))
+        kind = 2 if rows["off"][0].as_py() else int(rows["noise"][0].as_py() > 0)
+        tasks[each.tasks[0]].append((len(rows), any(rows["success"].to_pylist()), kind))
     lines = [f"{printable(root)}: {len(dataset.episodes)} episodes at {dataset.fps:g} frames a second"]
     for task, found in tasks.items():
         lengths = [length for length, _, _ in found]
-        shares = [[done for _, done, noisy in found if noisy == kind] for kind in (False, True)]
-        said = [f"{sum(each)} of {len(each)}" if each else "none" for each in shares]
-        lines.append(f"  {task}: {min(lengths)} to {max(lengths)} frames; succeed: {said[0]} plain, {said[1]} explored")
+        shares = [[done for _, done, of_kind in found if of_kind == kind] for kind in range(len(KINDS))]
+        pairs = zip(shares, KINDS, strict=True)
+        said = ", ".join(f"{sum(each)} of {len(each)} {kind}" if each else f"none {kind}" for each, kind in pairs)
+        lines.append(f"  {task}: {min(lengths)} to {max(lengths)} frames; succeed: {said}")
     return "\n".join(lines)
 
 

@@ -21,6 +21,7 @@ TASKS = {
 }
 STATE = ("x", "y", "z", "opening")  # of the gripper: metres, and how far it is open, 0 to 1
 ACTION = ("dx", "dy", "dz", "close")  # each in [-1, 1]; the first three move the gripper, up to 1 cm a step
+THING = slice(4, 7)  # of an observation: where that is
 STEPS_PER_SECOND = 80
 REQUIREMENTS = "pip install -r benchmarks/robots/requirements.txt"
 
@@ -39,8 +40,9 @@ class Simulator(Protocol):
 
     def step(self, action: np.ndarray) -> Step: ...
 
-    def expert(self) -> np.ndarray:
-        """What the scripted expert would do now, (4,) in [-1, 1]."""
+    def expert(self, off: np.ndarray | float = 0.0) -> np.ndarray:
+        """What the scripted expert would do now, (4,) in [-1, 1], if it saw the thing that it is to touch off by (3,)
+        metres."""
 
     def picture(self) -> np.ndarray:
         """uint8 RGB (size, size, 3)."""
@@ -98,10 +100,12 @@ class MetaWorld:
             success = success or bool(info["success"])
         return Step(self._state(), success)
 
-    def expert(self) -> np.ndarray:
+    def expert(self, off: np.ndarray | float = 0.0) -> np.ndarray:
+        seen = self.observation.copy()
+        seen[THING] += off
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that what it wants is clipped
-            return np.clip(self.policy.get_action(self.observation), -1, 1).astype(np.float32)
+            return np.clip(self.policy.get_action(seen), -1, 1).astype(np.float32)
 
     def picture(self) -> np.ndarray:
         self.renderer.update_scene(self.data, camera=self.camera)

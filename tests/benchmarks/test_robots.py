@@ -31,8 +31,8 @@ class Toy:
         self.place = self.place + self.speed * action[:3]
         return self._now()
 
-    def expert(self) -> np.ndarray:
-        return np.append((self.goal - self.place) / self.speed, 0).clip(-1, 1).astype(np.float32)
+    def expert(self, off=0.0) -> np.ndarray:
+        return np.append((self.goal + off - self.place) / self.speed, 0).clip(-1, 1).astype(np.float32)
 
     def picture(self) -> np.ndarray:
         frame = np.zeros((self.size, self.size, 3), np.uint8)
@@ -66,7 +66,16 @@ def test_episodes_are_experts_and_explored_ones_and_end_behind_success(tmp_path,
     assert noise == pytest.approx([0, 0, 0.6, 0.6] * 2)
     for success in columns(found, "success")[:2]:
         assert success == [False] * (len(success) - record.BEHIND - 1) + [True] * (record.BEHIND + 1)
-    assert "succeed: 2 of 2 plain" in capsys.readouterr().out
+    assert "succeed: 2 of 2 plain, " in (said := capsys.readouterr().out) and "none missed" in said
+    missed = recorded(tmp_path / "missed", "--missed", 0.5, "--explored", 0.25)
+    off = [values[0] for values in columns(missed, "off")]
+    assert [each > 0 for each in off] == [False, False, True, True] * 2
+    assert all(record.OFF[0] <= each <= record.OFF[1] for each in off if each)
+    assert [values[0] > 0 for values in columns(missed, "noise")] == [False, True, False, False] * 2
+    reached = [any(values) for values in columns(missed, "success")]
+    assert [done for done, each in zip(reached, off, strict=True) if each > 0.04] == [False] * sum(
+        o > 0.04 for o in off
+    )
     for states, actions in zip(columns(found, "observation.state"), columns(found, "action"), strict=True):
         moved = np.diff(np.array(states)[:, :3], axis=0)
         assert np.abs(moved - 0.1 * np.array(actions)[:-1, :3]).max() < 1e-5  # action t leads to frame t + 1
