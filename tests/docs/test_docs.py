@@ -32,7 +32,7 @@ from benchmarks.data import loading
 from benchmarks.faithful import guidance
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.realtime import students
-from benchmarks.robots import obeyed, record
+from benchmarks.robots import obeyed, policies, record
 from benchmarks.text2video import ablation, sampling, time_to_prompt, train_step
 from tests.tiny_svd import tiny_svd_pipeline
 from utils.decoding.probe import probe_video
@@ -70,6 +70,7 @@ OTHER_FLAGS |= {"--logdir", "--mutate", "--shm-size", "--no-deps"}
 FILE_FLAGS = {"--checkpoint", "--init_from", "--prompts_file", "--input_image", "--config", "--video", "--mask"}
 FILE_FLAGS |= {"--first_frame", "--last_frame", "--continue_from"}
 FOLDER_FLAGS = {"--data_dir", "--check", "--video_dir", "--dataset_dir", "--videos", "--captions", "--dataset"}
+FOLDER_FLAGS |= {"--generated"}
 CHECKPOINT = "./checkpoints/text2video_xxx/best_model.pth"
 
 
@@ -315,7 +316,8 @@ def test_every_file_that_is_mentioned_exists(name):
 @pytest.fixture(scope="module")
 def known_flags() -> set[str]:
     known = set(OTHER_FLAGS)
-    of_benchmarks = (ablation, gpu, guidance, loading, obeyed, record, sampling, students, time_to_prompt, train_step)
+    of_benchmarks = (ablation, gpu, guidance, loading, obeyed, policies, record, sampling, students)
+    of_benchmarks += (time_to_prompt, train_step)
     for module in (*SCRIPTS.values(), *of_benchmarks):
         said = io.StringIO()
         with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patch:
