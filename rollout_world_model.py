@@ -37,7 +37,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--execute", type=integer(1), help="actions before it looks again; default: all that it answers with"
     )
     group.add_argument(
-        "--done", type=number(0, 1), default=0.5, help="with --success: so sure must it be, at some frame"
+        "--done", type=number(0, 1, above=True), default=0.5, help="with --success: so sure must it be, at some frame"
     )
     group.add_argument("--only_done", action="store_true", help="with --success: leave out the other episodes")
     group.add_argument("--debug", action="store_true", help="show tracebacks")

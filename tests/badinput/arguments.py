@@ -74,6 +74,8 @@ ZERO = [
     "feather",
     "action_noise",
     "reach",
+    "min_done",
+    "shift",
 ]
 
 

@@ -32,7 +32,7 @@ from benchmarks.data import loading
 from benchmarks.faithful import guidance
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.realtime import students
-from benchmarks.robots import obeyed, policies, record
+from benchmarks.robots import in_the_loop, obeyed, policies, record
 from benchmarks.text2video import ablation, sampling, time_to_prompt, train_step
 from tests.tiny_svd import tiny_svd_pipeline
 from utils.decoding.probe import probe_video
@@ -316,8 +316,8 @@ def test_every_file_that_is_mentioned_exists(name):
 @pytest.fixture(scope="module")
 def known_flags() -> set[str]:
     known = set(OTHER_FLAGS)
-    of_benchmarks = (ablation, gpu, guidance, loading, obeyed, policies, record, sampling, students)
-    of_benchmarks += (time_to_prompt, train_step)
+    of_benchmarks = (ablation, gpu, guidance, in_the_loop, loading, obeyed, policies, record, sampling)
+    of_benchmarks += (students, time_to_prompt, train_step)
     for module in (*SCRIPTS.values(), *of_benchmarks):
         said = io.StringIO()
         with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patch:
