@@ -22,8 +22,7 @@ from tests.tiny_svd import tiny_svd_pipeline
 
 
 @pytest.mark.benchmarks
-def test_every_part_runs_on_a_cpu_in_two_minutes(tmp_path, capfd):
-    start = time.perf_counter()
+def test_every_part_runs_on_a_cpu(tmp_path, capfd):
     gpu.main(gpu.parse_args(["--tiny", "--minutes", "20", "--output", str(tmp_path)]))
     stored = json.loads((tmp_path / "gpu.json").read_text())
     assert stored["parts"].keys() == parts.PARTS.keys() and stored["hardware"]["cores"] >= 1
@@ -34,7 +33,6 @@ def test_every_part_runs_on_a_cpu_in_two_minutes(tmp_path, capfd):
     text = (tmp_path / "gpu.md").read_text()
     assert "| learning | Muon, 2e-3 | steps | 4 |" in text and text in capfd.readouterr().out
     assert (tmp_path / "gpu_learning_0.png").stat().st_size > 5000
-    assert time.perf_counter() - start < 240  # alone it takes a third of that
 
 
 def part_of(monkeypatch, code: str) -> None:

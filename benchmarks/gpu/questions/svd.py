@@ -16,7 +16,7 @@ from benchmarks.svd.plain_loop import PlainLoop
 from benchmarks.svd.recipes import OURS, TIMED_ONLY, VARIANTS, Clip, Recipe
 from benchmarks.svd.times import TrainingStep
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(__file__).parents[2] / "results"
 # What people ask first comes first: the time may not do for all.
 RECIPES = ("ours", "LoRA", "peer", "no cache", "diffusers' checkpointing", "no checkpointing", "8-bit AdamW")
 RECIPES += ("no one-token shortcut", "frozen weights in float32", "channels last")
