@@ -66,7 +66,7 @@ def main(args: argparse.Namespace) -> None:
 
     world, policy = world_of(args), TrainedPolicy(args.policy)
     starts = starts_of(args, world)
-    policy.check(world.names, starts.fps)
+    policy.check(world.names, starts.fps, sorted({task for _, task, _ in starts.episodes.values()}))
     most = most_executed(world, policy)
     if (args.execute or most) > most:
         raise UserError(f"--execute: got {args.execute}; of the policy's {policy.chunk} actions a piece shows {most}")

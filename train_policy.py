@@ -10,6 +10,7 @@ measure of data, the same network whatever it learns from, and no rival to the p
 """
 
 import argparse
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,12 +23,13 @@ from utils.arguments.training import (
     add_run_args,
     check_run_args,
 )
-from utils.cli import Parser, integer, number
+from utils.cli import Parser, UserError, integer, number, printable
 from utils.cli import run as run_script
 
 # torch and what is built on it are imported in main(): --help and a misspelt flag answer at once.
 
 FREE = FREE_ON_RESUME | {"num_epochs", "cache_mb", "data_dir", "generated", "num_validation_clips"}
+OTHER_RATE = 0.01
 REMEDIES = "a smaller --batch_size, fewer --num_frames, a smaller --frame_size, fewer --model_channels"
 
 
@@ -91,17 +93,20 @@ def main(args: argparse.Namespace) -> None:
     samples = train_set
     if args.generated is not None:
         generated = known_clips(args, args.generated, "all")
+        check_alike(args, train_set, generated)
         digests |= {f"generated/{name}": digest for name, digest in generated.clips.digests().items()}
         captions = captions + generated.clips.captions()
         samples = JoinedClips((train_set, 1 - args.generated_share), (generated, args.generated_share))
     run.check_clips("--data_dir", digests)
     if "about" not in run.state:
-        infos = [info for info, _ in train_set.clips.items]
-        fps = args.target_fps or float(np.median([info.fps for info in infos]))
+        fps = args.target_fps or rate_of(train_set)
         measured = train_set.measured()[args.vectors]
         about = {"tasks": sorted(set(captions)), "frame_size": list(frame_shape(args)), "fps": fps, "chunk": args.chunk}
         run.state["about"] = {**measured, **about}
     places = {task: n for n, task in enumerate(run.state["about"]["tasks"])}
+    held_out = [n for n in range(min(args.num_validation_clips, len(val_set))) if val_set[n]["text"] in places]
+    if not held_out:
+        raise UserError("--val_fraction: no held-out clip has a task that is learnt; change it, or add episodes")
     max_train_steps = args.max_train_steps or -(
         -args.num_epochs * len(samples) // run.samples_per_step(args.batch_size)
     )
@@ -130,15 +135,15 @@ def main(args: argparse.Namespace) -> None:
     def loss_of(network, batch: dict, most: int) -> torch.Tensor:
         clips = shifted(batch["video"].to(run.device, non_blocking=True), most)
         done = (batch["conditions"][args.vectors].to(run.device) - model.centre) / model.spread
-        tasks = torch.tensor([places.get(text, 0) for text in batch["text"]], device=run.device)
+        tasks = torch.tensor([places[text] for text in batch["text"]], device=run.device)
         present = batch["present"][args.vectors].to(run.device).float()
         with run.accelerator.autocast():
             return imitation_loss(network, clips, done, tasks, present)
 
     def validate() -> None:
         with run.averaged(), torch.no_grad():
-            chosen = (val_set[n] for n in range(min(args.num_validation_clips, len(val_set))))
-            losses = [loss_of(model, torch.utils.data.default_collate([each]), 0).item() for each in chosen]
+            samples = (torch.utils.data.default_collate([val_set[n]]) for n in held_out)
+            losses = [loss_of(model, sample, 0).item() for sample in samples]
             run.state["error"] = float(np.mean(losses))
             run.log({"val/error": run.state["error"]})
             if run.main_process:
@@ -162,7 +167,6 @@ def main(args: argparse.Namespace) -> None:
 
 def known_clips(args: argparse.Namespace, folder: Path, split: str):
     """The clips of a folder with what was done in them. Raises UserError for one that has no such numbers."""
-    from utils.cli import UserError
     from utils.conditions.clip_conditions import ClipConditions
     from utils.conditions.known_clips import KnownClips
     from utils.data.errors import DataError
@@ -175,6 +179,23 @@ def known_clips(args: argparse.Namespace, folder: Path, split: str):
         return KnownClips(clips, ClipConditions(folder, [info for info, _ in clips.items], vectors=[args.vectors]))
     except DataError as error:
         raise UserError(str(error)) from None
+
+
+def check_alike(args: argparse.Namespace, real, generated) -> None:
+    """Raises UserError for generated clips with other actions than the real ones, or of another rate: what a number
+    means, and when, is the same in both."""
+    ours, theirs = (each.conditions.names[args.vectors] for each in (real, generated))
+    where = f"--generated: {printable(args.generated)}"
+    if ours != theirs:
+        raise UserError(f"{where} has {', '.join(theirs)} as {args.vectors}; --data_dir has {', '.join(ours)}")
+    ours, theirs = rate_of(real), rate_of(generated)
+    if args.target_fps is None and abs(ours - theirs) > OTHER_RATE * ours:
+        raise UserError(f"{where} has {theirs:g} frames a second, --data_dir {ours:g}; --target_fps reads both alike")
+
+
+def rate_of(samples) -> float:
+    """Frames a second of the clips; the middle one's."""
+    return statistics.median(info.fps for info, _ in samples.clips.items)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from utils.cli import versions
+from utils.cli import UserError, printable, versions
+from utils.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -43,6 +44,18 @@ def write_result(name: str, result: dict, folder: Path | None = None) -> Path:
     partial.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial, path)
     return path
+
+
+def same_settings(folder: Path, settings: dict) -> None:
+    """Note in a folder what decides the figures that are kept there. Raises UserError if they were made with others."""
+    file, text = folder / "settings.json", json.dumps(settings, indent=1, default=str) + "\n"
+    if file.is_file() and file.read_text(encoding="utf-8") != text:
+        before = json.loads(file.read_text(encoding="utf-8"))
+        differ = [name for name, value in json.loads(text).items() if before.get(name) != value]
+        raise UserError(
+            f"--work_dir: {printable(folder)} has figures of other {', '.join(differ)}; choose another folder"
+        )
+    write_text(file, text)
 
 
 class TrainingStep:

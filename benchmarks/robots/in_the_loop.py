@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.robots.simulator import STEPS_PER_SECOND, TASKS, MetaWorld, Simulator
-from utils.cli import Parser, choice, integer, run
+from utils.cli import Parser, UserError, choice, integer, run
 
 PLACES = 300_000  # seeds of places from here on are those of the starts
 SHOWN = 8  # episodes on the sheet
@@ -43,7 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(args: argparse.Namespace, make: Callable[[str, int, int], Simulator] = MetaWorld) -> None:
     from tqdm.auto import tqdm
 
-    from benchmarks.measure import write_result
+    from benchmarks.measure import same_settings, write_result
     from utils.files import write_text
     from utils.robots.labels import SuccessReader
     from utils.robots.policies import TrainedPolicy
@@ -51,6 +51,10 @@ def main(args: argparse.Namespace, make: Callable[[str, int, int], Simulator] = 
     from utils.video.contact_sheet import contact_sheet
     from utils.video.encode import write_image
 
+    if len({folder.name for folder in args.policies}) < len(args.policies):
+        raise UserError("--policies: two have the same name, by which they are told apart")
+    decide = ("checkpoint", "success", "tasks", "starts", "num_frames", "execute", "num_inference_steps")
+    same_settings(args.work_dir, {name: getattr(args, name) for name in decide})
     world = open_world(args.checkpoint, num_inference_steps=args.num_inference_steps)
     fps = world.target_fps or STEPS_PER_SECOND / 2
     judge, found = SuccessReader(args.success, fps), {}
@@ -58,7 +62,7 @@ def main(args: argparse.Namespace, make: Callable[[str, int, int], Simulator] = 
         file = args.work_dir / "found" / f"{folder.name}.json"
         if not file.is_file():
             policy = TrainedPolicy(folder)
-            policy.check(world.names, fps)
+            policy.check(world.names, fps, [TASKS[task] for task in args.tasks])
             kept, sheet = tried(args, world, policy, judge, make)
             write_text(file, json.dumps(kept) + "\n")
             write_image(args.work_dir / f"{folder.name}.png", contact_sheet(*zip(*sheet, strict=True)))

@@ -65,9 +65,11 @@ def check_args(args: argparse.Namespace) -> Iterator[str]:
 
 
 def main(args: argparse.Namespace, make: Callable[[str, int, int], Simulator] = MetaWorld) -> None:
-    from benchmarks.measure import write_result
+    from benchmarks.measure import same_settings, write_result
     from benchmarks.robots.acting import in_words, replays
 
+    decide = ("tasks", "max_frames", "execute", "num_starts", "num_rollouts", "num_frames", "num_inference_steps")
+    same_settings(args.work_dir, {name: getattr(args, name) for name in (*decide, "steps", "size")})
     rows = {}
     for count in args.counts:
         for way in args.ways:

@@ -11,6 +11,7 @@ from benchmarks import measure
 from benchmarks.robots import in_the_loop, policies
 from benchmarks.robots.acting import acted, in_words, replays, successes
 from tests.benchmarks.test_robots import Toy
+from utils.cli import UserError
 from utils.lerobot.folder import LeRobotFolder
 from utils.lerobot.writer import LeRobotWriter
 
@@ -28,7 +29,7 @@ class Knows:
         self.every = {"generated": 1, "real_8": 1, "real_2": 4, "acted": 2, "good": 1, "half": 2, "bad": 10**6}
         self.every = next(n for name, n in self.every.items() if folder.name.startswith(name))
 
-    def check(self, names, fps):
+    def check(self, names, fps, tasks):
         assert fps == 40
 
     def act(self, tasks, frames):
@@ -106,9 +107,12 @@ def test_policies_learn_from_what_the_table_says_and_are_judged_once(tmp_path, r
     monkeypatch.setattr("rollout_world_model.main", roll)
     monkeypatch.setattr(policies, "train", train)
     monkeypatch.setattr("generate_episodes.main", generate)
-    run(tmp_path / "work", "--ways", "real")
+    sizes = ("--num_starts", 3, "--num_rollouts", 2)
+    run(tmp_path / "work", *sizes, "--ways", "real")
     assert len(trained) == 2 and not drawn
-    run(tmp_path / "work", "--num_starts", 3, "--ways", "real", "generated", "more")
+    with pytest.raises(UserError, match="--work_dir: .* has figures of other num_starts; choose another folder"):
+        run(tmp_path / "work", *sizes, "--num_starts", 4, "--ways", "real")
+    run(tmp_path / "work", *sizes, "--ways", "real", "generated", "more")
     assert len(trained) == 6 and len(drawn) == 1 and not rolled  # those of the first time are not trained again
     for (data, more, seed), (count, kind, own) in zip(
         trained, [(2, False, 0), (2, False, 1), (2, True, 0), (2, True, 1), (8, False, 0), (8, False, 1)], strict=True
@@ -126,7 +130,7 @@ def test_policies_learn_from_what_the_table_says_and_are_judged_once(tmp_path, r
     assert shares == {"real": 0.25, "generated": 1.0, "more": 1.0} and found["generated"] == 7
     assert found["replayed"] == {"reach": {"real": 1.0, "generated": None}}
     low, high = found["success"]["2"]["real"]["reach"]["interval"]
-    run(tmp_path / "work", "--num_starts", 3, "--num_rollouts", 2, "--ways", "acted", "--name", "other")
+    run(tmp_path / "work", *sizes, "--ways", "acted", "--name", "other")
     assert len(trained) == 8 and [args.policy.name for args in rolled] == ["real_2_seed0", "real_2_seed1"]
     assert all(args.only_done and args.dataset == drawn[0].dataset and args.num_episodes == 4 for args in rolled)
     assert [each[1].name for each in trained[6:]] == ["acted_2_seed0", "acted_2_seed1"]
@@ -212,6 +216,10 @@ def test_a_model_is_compared_with_the_simulator_over_starts_and_policies(tmp_pat
     wrong.clear()
     in_the_loop.main(args, make=Remembered)
     assert not wrong  # nothing was tried again
+    with pytest.raises(UserError, match="--work_dir: .* has figures of other execute"):
+        in_the_loop.main(in_the_loop.parse_args([*map(str, argv), "--execute", "2"]), make=Remembered)
+    with pytest.raises(UserError, match="--policies: two have the same name"):
+        in_the_loop.main(in_the_loop.parse_args([*map(str, argv), str(tmp_path / "other" / "good")]), make=Remembered)
 
 
 def test_the_rank_correlation_is_spearmans_with_ties():

@@ -21,19 +21,20 @@ def expert(x: float) -> np.ndarray:
     return np.array([np.clip((MIDDLE - x) / SPEED, -1, 1), abs(x - MIDDLE) < 4], np.float32)
 
 
-def write_homing(root: Path, episodes: int = 32, length: int = 9) -> Path:
+def write_homing(root: Path, episodes: int = 32, length: int = 9, fps: int = 10, tasks: tuple = (TASK,)) -> Path:
+    """The episodes take turns with the tasks."""
     features = {
         CAMERA: {"dtype": "video", "shape": [32, 32, 3], "names": None},
         "action": {"dtype": "float32", "shape": [2], "names": ["right", "hold"]},
         "success": {"dtype": "bool", "shape": [1], "names": None},
     }
-    writer = LeRobotWriter(root, 10, features)
+    writer = LeRobotWriter(root, fps, features)
     for n in range(episodes):
         x, rows = 24 * (7 * n % episodes) / (episodes - 1), []
         for _ in range(length):
             rows.append((picture(x), expert(x), abs(x - MIDDLE) < 2))
             x += SPEED * expert(x)[0]
         frames, actions, success = (np.array(each) for each in zip(*rows, strict=True))
-        writer.add(n, TASK, {"action": actions, "success": success}, {CAMERA: frames})
+        writer.add(n, tasks[n % len(tasks)], {"action": actions, "success": success}, {CAMERA: frames})
     writer.finish()
     return root

@@ -76,7 +76,7 @@ def test_shifted_clips_are_moved_as_a_whole_and_their_rim_is_repeated():
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_also_with_generated_episodes(homing, tmp_path):
-    moving_squares(tmp_path / "generated", episodes=5)
+    write_homing(tmp_path / "generated", episodes=5, tasks=("slide",))
     flags = ("--max_train_steps", 6, "--checkpoint_every", 3, "--generated", tmp_path / "generated", "--shift", 2)
     whole, parts = (train(homing, tmp_path / name, *flags) for name in ("whole", "parts"))
     shutil.rmtree(parts / "checkpoint-00000006")
@@ -118,13 +118,22 @@ def test_each_of_joined_datasets_has_its_share():
 def test_what_does_not_fit_is_said_in_a_line(homing, trained, tmp_path, capsys):
     policy = TrainedPolicy(trained)
     with pytest.raises(UserError, match="--policy: it has not learnt 'fly', but 'to the middle'"):
-        policy.act(["fly"], picture(3)[None])
+        policy.check(("right", "hold"), 10, [TASK, "fly"])
     with pytest.raises(UserError, match="--policy: it acts with right, hold; the model obeys dx, dy"):
         policy.check(("dx", "dy"), 10)
     with pytest.raises(UserError, match="--policy: it learnt from 10 frames a second, the model draws 5"):
         policy.check(("right", "hold"), 5)
     with pytest.raises(UserError, match="--policy: .* cannot be used"):
         TrainedPolicy(tmp_path)
+    moving_squares(tmp_path / "other", episodes=5)
+    with pytest.raises(UserError, match="--generated: .*other has right, hidden as action; --data_dir has right, hold"):
+        train(homing, tmp_path / "run", "--generated", tmp_path / "other", "--max_train_steps", 1)
+    slow = write_homing(tmp_path / "slow", episodes=3, fps=5)
+    with pytest.raises(UserError, match="--generated: .*slow has 5 frames a second, --data_dir 10; --target_fps"):
+        train(homing, tmp_path / "run", "--generated", slow, "--max_train_steps", 1)
+    one = write_homing(tmp_path / "one", episodes=2, tasks=("fetch", "carry"))
+    with pytest.raises(UserError, match="--val_fraction: no held-out clip has a task that is learnt"):
+        train(one, tmp_path / "run", "--max_train_steps", 1)
     with pytest.raises(UserError, match="--vectors: the episodes have no speed"):
         train(homing, tmp_path / "run", "--vectors", "speed")
     for flags, said in (

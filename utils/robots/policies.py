@@ -25,19 +25,19 @@ class TrainedPolicy:
         self.file, config = self.folder / SAFETENSORS_WEIGHTS_NAME, self.model.config
         self.names, self.fps, self.chunk, self.tasks = tuple(config.names), config.fps, config.chunk, list(config.tasks)
 
-    def check(self, names: Sequence[str], fps: float) -> None:
-        """Raises UserError unless it acts with these numbers, at this rate."""
+    def check(self, names: Sequence[str], fps: float, tasks: Sequence[str] = ()) -> None:
+        """Raises UserError unless it acts with these numbers, at this rate, and has learnt these tasks."""
+        for task in tasks:
+            if task not in self.tasks:
+                raise UserError(f"--policy: it has not learnt {task!r}, but {', '.join(map(repr, self.tasks))}")
         if self.names != tuple(names):
             raise UserError(f"--policy: it acts with {', '.join(self.names)}; the model obeys {', '.join(names)}")
         if abs(self.fps - fps) > OTHER_RATE * fps:
             raise UserError(f"--policy: it learnt from {self.fps:g} frames a second, the model draws {fps:g}")
 
     def act(self, tasks: Sequence[str], frames: np.ndarray) -> np.ndarray:
-        """The next actions (B, chunk, D) in the units of the data, from what is seen now, uint8 (B, H, W, 3). Raises
-        UserError for a task that it has not learnt."""
-        for task in tasks:
-            if task not in self.tasks:
-                raise UserError(f"--policy: it has not learnt {task!r}, but {', '.join(map(repr, self.tasks))}")
+        """The next actions (B, chunk, D) in the units of the data, from what is seen now, uint8 (B, H, W, 3). tasks:
+        that it has learnt, see check."""
         seen = torch.from_numpy(resize_frames(frames, *self.model.config.frame_size, "stretch"))
         places = torch.tensor([self.tasks.index(task) for task in tasks])
         return self.model.act(seen.permute(0, 3, 1, 2).float() / 127.5 - 1, places).numpy()
