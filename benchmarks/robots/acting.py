@@ -11,12 +11,23 @@ from benchmarks.robots.simulator import TASKS, Simulator
 def acted(policy, simulator: Simulator, task: str, seed: int, num_frames: int, execute: int) -> tuple[np.ndarray, bool]:
     """(frames uint8 (num_frames, H, W, 3), whether the task is done in any) of a policy, see utils/robots/policies.py,
     from the place of a seed on. execute: actions that it takes before it looks again."""
-    now, frames, done, planned = simulator.reset(seed), [], False, []
+    now, frames, done, decide = simulator.reset(seed), [], False, planned(policy, TASKS[task], execute)
     while len(frames) < num_frames:
         done, _ = done or now.success, frames.append(simulator.picture())
-        planned = planned or list(policy.act([TASKS[task]], frames[-1][None])[0][:execute])
-        now = simulator.step(np.clip(planned.pop(0), -1, 1))
+        now = simulator.step(np.clip(decide(frames[-1]), -1, 1))
     return np.stack(frames), done
+
+
+def planned(policy, task: str, execute: int) -> Callable[[np.ndarray], np.ndarray]:
+    """What a policy, see utils/robots/policies.py, does next, given what is seen, uint8 (H, W, 3): it looks at every
+    execute-th picture. task: in words."""
+    left = []
+
+    def decide(picture: np.ndarray) -> np.ndarray:
+        left[:] = left or policy.act([task], picture[None])[0][:execute]
+        return left.pop(0)
+
+    return decide
 
 
 def succeeds(policy, simulator: Simulator, task: str, seed: int, num_frames: int, execute: int) -> bool:

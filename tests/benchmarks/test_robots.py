@@ -79,6 +79,45 @@ def test_episodes_are_experts_and_explored_ones_and_end_behind_success(tmp_path,
         assert np.abs(moved - 0.1 * np.array(actions)[:-1, :3]).max() < 1e-5  # action t leads to frame t + 1
 
 
+def test_policies_take_turns_in_acted_episodes(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    class Drifts:
+        def __init__(self, folder):
+            self.way = 0.5 if folder.name == "up" else -0.5
+
+        def check(self, names, fps, tasks):
+            assert (names, fps, tasks) == (record.ACTION, 40, [TASKS["reach"], TASKS["push"]])
+
+        def act(self, tasks, frames):
+            asked.append((tasks, frames.shape))
+            return np.array([[[0, self.way, 0, n] for n in (0, 1, 2)]])
+
+    monkeypatch.setattr("utils.robots.policies.TrainedPolicy", Drifts)
+    found = recorded(tmp_path / "a", "--acted", 0.5, "--explored", 0.25, "--policies", "up", "down", "--execute", 2)
+    assert [values[0] for values in columns(found, "acted")] == [False, False, True, True] * 2
+    assert [values[0] > 0 for values in columns(found, "noise")] == [False, True, False, False] * 2
+    for k, (actions, way) in enumerate(zip(columns(found, "action")[2:4], (0.5, -0.5), strict=True)):
+        assert {action[1] for action in actions} == {way}, k
+        assert [action[3] for action in actions[:4]] == [0, 1, 0, 1]  # of three that it plans two are taken
+    assert asked[0] == ([TASKS["reach"]], (1, 16, 16, 3)) and asked[-1][0] == [TASKS["push"]]
+    assert "0 of 2 acted" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--acted", "0.5"], "--acted, --policies: each needs the other"),
+        (["--policies", "run"], "--acted, --policies: each needs the other"),
+        (["--missed", "0.6"], "--explored, --missed, --acted: are more than all episodes"),
+    ],
+)
+def test_kinds_of_episodes_that_do_not_go_together_are_refused(tmp_path, capsys, flags, said):
+    with pytest.raises(SystemExit) as stop:
+        record.parse_args(["--output_dir", str(tmp_path), *flags])
+    assert stop.value.code == 2 and said in capsys.readouterr().err
+
+
 def test_the_same_seeds_give_the_same_numbers_also_after_a_stop(tmp_path):
     found = recorded(tmp_path / "a", "--seed", "7")
     argv = ["--output_dir", tmp_path / "b", "--tasks", "reach", "push", "--episodes", 4, "--size", 16, "--seed", 7]
