@@ -71,7 +71,7 @@ def main(args: argparse.Namespace) -> None:
 
     from utils.robots.generated import GeneratedEpisodes
     from utils.robots.labels import Labels, SuccessReader
-    from utils.robots.world_args import starts_of, world_of
+    from utils.robots.world_args import starts_of, state_reader_of, world_of
 
     how = {name: getattr(args, name) for name in DECIDE}
     world = world_of(args)
@@ -86,8 +86,11 @@ def main(args: argparse.Namespace) -> None:
     if args.success is not None:
         judge = SuccessReader(args.success, starts.fps)
         how |= {"success": printable(args.success.name), "min_done": args.min_done}
+    states = state_reader_of(args, starts)
+    how |= {} if states is None else {"state": printable(args.state.name)}
     kinds = {"read": labels is not None, "asked": args.actions != "none", "judged": judge is not None}
-    episodes = GeneratedEpisodes(args.output_dir, starts, world, how, **kinds)
+    state = () if states is None else states.names
+    episodes = GeneratedEpisodes(args.output_dir, starts, world, how, **kinds, state=state)
 
     for numbers in episodes.left(args.num_episodes, args.batch_size):
         batch, seeds = [starts.draw(n, *asked) for n in numbers], [args.seed + n for n in numbers]
@@ -103,7 +106,8 @@ def main(args: argparse.Namespace) -> None:
             if unsure or (done is not None and done.max() < args.min_done):
                 episodes.skip(n)
             else:
-                episodes.add(n, start, video, seed, read=read, label=args.label, done=done)
+                state = None if states is None else states.read(video)[0]
+                episodes.add(n, start, video, seed, read=read, label=args.label, done=done, state=state)
 
     count, skipped = episodes.finish()
     print(f"done: {printable(args.output_dir)}, {count} episodes of {num_frames} frames at {starts.fps:g} a second")

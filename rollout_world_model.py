@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> None:
     from utils.robots.labels import SuccessReader
     from utils.robots.policies import TrainedPolicy
     from utils.robots.rollouts import done_by_task, most_executed, roll_out, shown, table
-    from utils.robots.world_args import starts_of, world_of
+    from utils.robots.world_args import starts_of, state_reader_of, world_of
     from utils.runs.checkpoint import sha256
     from utils.video.contact_sheet import contact_sheet
     from utils.video.encode import write_image
@@ -74,7 +74,10 @@ def main(args: argparse.Namespace) -> None:
     how = {name: getattr(args, name) for name in DECIDE} | {"execute": args.execute or most}
     how |= {"num_frames": args.num_frames, "policy": policy.folder.parent.name, "policy_sha256": sha256(policy.file)}
     how |= {} if judge is None else {"success": args.success.name, "done": args.done, "only_done": args.only_done}
+    states = state_reader_of(args, starts)
+    how |= {} if states is None else {"state": args.state.name}
     kinds = {"read": False, "asked": False, "judged": judge is not None}
+    kinds["state"] = () if states is None else states.names
     episodes = GeneratedEpisodes(args.output_dir, starts, world, how, **kinds)
 
     asked = args.seed, args.num_frames, "none", 0, args.starts == "anywhere"
@@ -88,7 +91,8 @@ def main(args: argparse.Namespace) -> None:
             if args.only_done and believed.max() < args.done:
                 episodes.skip(n)
             else:
-                episodes.add(n, start._replace(actions=taken), video, seed, done=believed)
+                state = None if states is None else states.read(video)[0]
+                episodes.add(n, start._replace(actions=taken), video, seed, done=believed, state=state)
 
     count, skipped = episodes.finish()
     tasks = [starts.draw(n, *asked).task for n in range(args.num_episodes)]

@@ -1,16 +1,19 @@
 """The benchmarks of Stable Video Diffusion: what they count, what they time, and that what they save is exact."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
 from accelerate import cpu_offload
+from diffusers import StableVideoDiffusionPipeline
 from PIL import Image
 
 import infer_svd
 from benchmarks import measure
-from benchmarks.svd import counts, networks, recipes, times
+from benchmarks.robots.episodes import episodes
+from benchmarks.svd import counts, from_nothing, networks, recipes, times
 from benchmarks.svd import infer as infer_benchmark
 from benchmarks.svd import step as step_benchmark
 from benchmarks.svd.networks import full_networks, tiny_networks
@@ -18,6 +21,7 @@ from benchmarks.svd.recipes import OURS, PEER, Clip
 from benchmarks.svd.times import TrainingStep
 from models.svd.ledger import IMG2VID_XT, activation_bytes, scope_counts
 from models.svd.memory import OneTokenAttention, use_one_token_attention
+from tests.benchmarks.test_robots import recorded
 from tests.tiny_svd import TINY_UNET, tiny_svd_pipeline
 
 pytestmark = pytest.mark.benchmarks
@@ -291,3 +295,21 @@ def test_a_clip_that_does_not_fit_is_one_line(module, capsys):
         module.parse_args(["--clips", "500x320x25"])
     assert stop.value.code == 2
     assert "--clips: got 500x320x25, must be WIDTHxHEIGHTxFRAMES" in capsys.readouterr().err
+
+
+def test_a_small_svd_from_nothing_learns_to_give_back_frames_and_its_latents_have_unit_spread(tmp_path, capsys):
+    def made(steps: int) -> float:
+        argv = ["--data_dir", tmp_path / "arm", "--output_dir", tmp_path / "svd", "--steps", steps]
+        from_nothing.main(from_nothing.parse_args([str(word) for word in argv]))
+        return float(re.search(r"with (\S+) dB", capsys.readouterr().out).group(1))
+
+    recorded(tmp_path / "arm", "--size", "32")
+    assert made(30) > made(1) + 3
+    pipeline = StableVideoDiffusionPipeline.from_pretrained(tmp_path / "svd", local_files_only=True)
+    frames = torch.stack([torch.from_numpy(each.frames[0]) for each in episodes(tmp_path / "arm")])
+    latents = pipeline.vae.encode(frames.permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist.mode()
+    assert latents.shape[1:] == (4, 8, 8)
+    assert (latents.std() * pipeline.vae.config.scaling_factor).item() == pytest.approx(1, rel=0.2)
+    pipeline.set_progress_bar_config(disable=True)
+    drawn = pipeline(Image.fromarray(frames[0].numpy()), height=32, width=32, num_frames=3, num_inference_steps=1)
+    assert len(drawn.frames[0]) == 3

@@ -25,6 +25,7 @@ def write_homing(root: Path, episodes: int = 32, length: int = 9, fps: int = 10,
     """The episodes take turns with the tasks."""
     features = {
         CAMERA: {"dtype": "video", "shape": [32, 32, 3], "names": None},
+        "observation.state": {"dtype": "float32", "shape": [1], "names": ["x"]},
         "action": {"dtype": "float32", "shape": [2], "names": ["right", "hold"]},
         "success": {"dtype": "bool", "shape": [1], "names": None},
     }
@@ -32,9 +33,10 @@ def write_homing(root: Path, episodes: int = 32, length: int = 9, fps: int = 10,
     for n in range(episodes):
         x, rows = 24 * (7 * n % episodes) / (episodes - 1), []
         for _ in range(length):
-            rows.append((picture(x), expert(x), abs(x - MIDDLE) < 2))
+            rows.append((picture(x), expert(x), abs(x - MIDDLE) < 2, np.float32(x)))
             x += SPEED * expert(x)[0]
-        frames, actions, success = (np.array(each) for each in zip(*rows, strict=True))
-        writer.add(n, tasks[n % len(tasks)], {"action": actions, "success": success}, {CAMERA: frames})
+        frames, actions, success, states = (np.array(each) for each in zip(*rows, strict=True))
+        columns = {"observation.state": states, "action": actions, "success": success}
+        writer.add(n, tasks[n % len(tasks)], columns, {CAMERA: frames})
     writer.finish()
     return root

@@ -8,13 +8,13 @@ import pytest
 
 import rollout_world_model
 from tests.robots.homing import CAMERA, SPEED, TASK, expert, picture, write_homing
-from tests.robots.test_generate_episodes import columns, videos
+from tests.robots.test_generate_episodes import columns, generate, videos
 from tests.robots.test_inverse_dynamics import train as train_reader
 from tests.robots.test_policy import train as train_policy
 from tests.text2video.running import train as train_world
 from utils.cli import UserError
 from utils.lerobot.folder import LeRobotFolder
-from utils.robots.labels import LASTING, SuccessReader
+from utils.robots.labels import LASTING, StateReader, SuccessReader
 from utils.robots.policies import TrainedPolicy
 from utils.robots.rollouts import most_executed, roll_out
 from utils.robots.world_model import WorldModel
@@ -190,6 +190,24 @@ def test_rollouts_are_a_dataset_with_the_policys_actions_and_a_table(
     assert np.array_equal(videos(some.root, CAMERA)[0], videos(found.root, CAMERA)[kept[0]])
 
 
+def test_where_the_robot_is_is_read_from_the_video_for_those_who_ask_for_states(
+    world, policy, homing, tmp_path, monkeypatch
+):
+    flags = ("--vectors", "state", "--max_train_steps", 150, "--validate_every", 50)
+    run = train_reader(homing, tmp_path / "state", *flags)
+    places = np.array([1, 4, 7, 10, 12, 12, 12])
+    read, _ = StateReader(run, ("x",), 10).read(np.stack([picture(x) for x in places]))
+    assert read.shape == (7, 1) and np.abs(read[:, 0] - places).max() < 2
+
+    monkeypatch.setattr(StateReader, "read", lambda self, video: (video.mean((1, 2))[:, :1], None))
+    found = roll(world, policy, homing, tmp_path / "made", "--state", run)
+    assert found.names["state"] == ("x",) and found.features["observation.state"]["shape"] == [1]
+    for states, video in zip(columns(found, "observation.state"), videos(found.root, CAMERA), strict=True):
+        assert np.allclose(states, video[..., 0].mean((1, 2)), atol=4)  # as lossy as the video
+    drawn = generate(world, homing, tmp_path / "drawn", "--state", run, "--success", run, "--min_done", 0)
+    assert np.ptp(columns(drawn, "observation.state")[0]) > 0
+
+
 def test_actions_unlike_what_the_model_has_learnt_are_said(world, policy, homing, tmp_path, capsys, monkeypatch):
     act = TrainedPolicy.act
     monkeypatch.setattr(TrainedPolicy, "act", lambda self, *given: act(self, *given) + np.array([0, 9], np.float32))
@@ -208,6 +226,7 @@ def test_what_does_not_fit_is_said_in_a_line(world, policy, success, homing, tmp
     refused("--success: .* cannot be used", "--success", tmp_path)
     two = train_reader(homing, tmp_path / "two", "--max_train_steps", 1)
     refused("--success: it reads right, hold; one number", "--success", two)
+    refused("--state: it reads right, hold; --dataset has x", "--state", two)
     with pytest.raises(SystemExit):
         roll(world, policy, homing, tmp_path / "made", "--only_done")
     assert "--only_done: needs --success" in capsys.readouterr().err

@@ -17,7 +17,8 @@ from utils.robots.starts import NO_EPISODE, Start, Starts
 
 FAR = 4.0  # deviations from the mean
 ONE = {"shape": [1], "names": None}
-# Beside frames and actions. None begins with "action" or "observation": a policy would learn from it.
+STATE = "observation.state"
+# Beside frames, actions and states. None begins with "action" or "observation": a policy would learn from it.
 ABOUT = {
     "generated": {"dtype": "bool", **ONE},
     "generated.checkpoint": {"dtype": "string", **ONE},
@@ -30,15 +31,26 @@ ABOUT = {
 
 class GeneratedEpisodes:
     """A dataset in `root` that goes on where it stopped. world: a WorldModel or SvdWorld; how: the flags that decide
-    what is drawn. read, asked, judged: see features. Raises UserError for a folder that holds something else, or
+    what is drawn. read, asked, judged, state: see features. Raises UserError for a folder that holds something else, or
     episodes of other settings."""
 
-    def __init__(self, root: Path, starts: Starts, world, how: dict, *, read: bool, asked: bool, judged: bool):
+    def __init__(
+        self,
+        root: Path,
+        starts: Starts,
+        world,
+        how: dict,
+        *,
+        read: bool,
+        asked: bool,
+        judged: bool,
+        state: tuple[str, ...] = (),
+    ):
         self.root = root
         about = {"file": printable(f"{world.file.parent.name}/{world.file.name}"), "sha256": world.sha256}
         about["step"] = world.step
         self.checkpoint = f"{world.file.parent.name}, {world.sha256[:16]}"
-        kinds = features(starts, world.names, read, asked, judged)
+        kinds = features(starts, world.names, read, asked, judged, state)
         robot, readme = origin_of(starts.dataset.root).get("robot"), card(starts, about, json.dumps(how))
         self.starts, self.about, self.far = starts, world.settings.vectors[world.action], {}
         with self._refused():
@@ -89,9 +101,12 @@ class GeneratedEpisodes:
             return self.writer.finish(), skipped
 
 
-def features(starts: Starts, names: tuple[str, ...], read: bool, asked: bool, judged: bool) -> dict[str, dict]:
+def features(
+    starts: Starts, names: tuple[str, ...], read: bool, asked: bool, judged: bool, state: tuple[str, ...]
+) -> dict[str, dict]:
     """For a LeRobotWriter. names: of the numbers of an action. read: whether they are read from the videos, too; asked:
-    whether the model was told of any; judged: whether it is read if the task is done."""
+    whether the model was told of any; judged: whether it is read if the task is done. state: names of the numbers of
+    the robot's state, if that is read."""
     sides = starts.by_camera(np.zeros((1, *starts.size, 3), np.uint8))
     cameras = {
         camera: {"dtype": "video", "shape": list(frames.shape[1:]), "names": ["height", "width", "channels"]}
@@ -99,6 +114,8 @@ def features(starts: Starts, names: tuple[str, ...], read: bool, asked: bool, ju
     }
     action = {"dtype": "float32", "shape": [len(names)], "names": list(names)}
     found = cameras | {"action": action}
+    if state:
+        found[STATE] = {"dtype": "float32", "shape": [len(state)], "names": list(state)}
     if read:
         found |= {"generated.requested_action": action} if asked else {}
         found |= {"generated.read_action": action, "generated.deviation": {"dtype": "float32", **ONE}}
@@ -112,9 +129,11 @@ def columns(
     read: tuple[np.ndarray, np.ndarray] | None = None,
     label: str = "requested",
     done: np.ndarray | None = None,
+    state: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Of an episode from this start. checkpoint: which model drew it. read: what Labels reads of it; label: whether the
-    column action is what was "requested", or "read". done: what a SuccessReader reads."""
+    column action is what was "requested", or "read". done: what a SuccessReader reads; state: what a
+    StateReader reads."""
     length = len(start.actions)
     same = {"generated": True, "generated.checkpoint": checkpoint, "generated.seed": seed}
     same |= {"generated.source_episode": start.source, "generated.source_frame": start.source_frame}
@@ -125,6 +144,7 @@ def columns(
         found |= {"generated.read_action": read[0]}
         found |= {"action": read[0] if label == "read" else start.actions, "generated.deviation": read[1]}
     found |= {} if done is None else {"generated.done": done}
+    found |= {} if state is None else {STATE: state}
     return found | {name: np.full(length, value) for name, value in same.items()}
 
 
@@ -155,6 +175,7 @@ Its rights hold for what is made of it.
 | action | what the model was asked to show; with "label": "read" what is read from the video |
 | generated.requested_action, generated.read_action | both, if they are read |
 | generated.deviation | what is believed of the error of what is read, in deviations of the data |
+| observation.state | read from the video, if it is there |
 | generated.done | what is believed at each frame of the task being done, 0 to 1, if it is read |
 | generated | true |
 | generated.checkpoint, generated.seed | which model drew the episode, from which noise |

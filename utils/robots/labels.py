@@ -1,4 +1,5 @@
-"""What is read from drawn videos: the actions that they show, and how sure that is; or whether the task is done."""
+"""What is read from drawn videos: the actions that they show, and how sure that is; the robot's state; or whether the
+task is done."""
 
 from pathlib import Path
 
@@ -45,6 +46,18 @@ class Labels(Reader):
         super().__init__(folder, fps, "inverse_dynamics")
         if (learnt := tuple(self.model.config.names)) != names:
             raise UserError(f"--inverse_dynamics: it reads {', '.join(learnt)}; the model obeys {', '.join(names)}")
+
+
+class StateReader(Reader):
+    """Reads where the robot is. names: of the numbers of the real dataset's observation.state; raises UserError if it
+    has learnt others."""
+
+    def __init__(self, folder: Path, names: tuple[str, ...], fps: float):
+        super().__init__(folder, fps, "state")
+        if (learnt := tuple(self.model.config.names)) != names:
+            has = f"--dataset has {', '.join(names)}" if names else "--dataset has no observation.state"
+            raise UserError(f"--state: it reads {', '.join(learnt)}; {has}")
+        self.names = names
 
 
 class SuccessReader(Reader):

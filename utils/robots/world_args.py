@@ -42,6 +42,13 @@ def add_start_args(group, output_dir: Path) -> None:
         help="of train_inverse_dynamics.py --vectors success, say: reads whether the task is done",
     )
 
+    group.add_argument(
+        "--state",
+        type=Path,
+        metavar="RUN",
+        help="of train_inverse_dynamics.py --vectors state: reads observation.state, which policies of lerobot ask for",
+    )
+
 
 def world_problems(args: argparse.Namespace) -> Iterator[str]:
     """Problems that can be known at once."""
@@ -57,6 +64,13 @@ def world_of(args: argparse.Namespace):
 
     how = {name: getattr(args, name) for name in (*DECIDE, "text_encoder", "vae")}
     return open_world(args.checkpoint, args.vectors, **how)
+
+
+def state_reader_of(args: argparse.Namespace, starts):
+    """The StateReader of --state, for episodes that begin like these Starts; None without it."""
+    from utils.robots.labels import StateReader
+
+    return args.state and StateReader(args.state, starts.dataset.names.get("state", ()), starts.fps)
 
 
 def starts_of(args: argparse.Namespace, world):

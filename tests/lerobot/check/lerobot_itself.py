@@ -1,6 +1,7 @@
 """lerobot opens a dataset of ours, iterates it, and trains ten steps on it; run by a Python that has lerobot.
 
-`make lerobot-check` runs it on what tests/lerobot/check/write.py wrote.
+`make lerobot-check` runs it on what tests/lerobot/check/write.py wrote, whose frames it knows; given the folder of
+another dataset, it does all else with that.
 """
 
 import re
@@ -34,6 +35,7 @@ def main(root: Path) -> None:
     meta = LeRobotDatasetMetadata("made/here", root=root)
     plain = LeRobotDataset("made/here", root=root, video_backend="pyav")
     assert len(plain) == meta.total_frames == sum(meta.episodes["length"]), "frames"
+    known = meta.robot_type == "toy"
     seen, items = {}, [plain[n] for n in range(len(plain))]
     for n, item in enumerate(items):
         episode, frame = int(item["episode_index"]), int(item["frame_index"])
@@ -42,6 +44,8 @@ def main(root: Path) -> None:
         for camera in meta.camera_keys:
             picture = item[camera]
             assert picture.shape[0] == 3 and picture.min() >= 0 and picture.max() <= 1, camera
+            if not known:
+                continue
             corner = round(float(picture[:, -1, -1].mean()) * 255)  # grey, another for each episode
             assert abs(corner - (40 + 40 * episode)) < 4, f"{camera}: a frame of another episode"
     assert [len(set(tasks)) for tasks in seen.values()] == [1] * meta.total_episodes, "tasks"
@@ -77,7 +81,8 @@ def main(root: Path) -> None:
             losses.append(loss.item())
             if len(losses) == 10:
                 break
-    assert all(map(torch.isfinite, map(torch.tensor, losses))) and losses[-1] < losses[0], losses
+    assert all(map(torch.isfinite, map(torch.tensor, losses))), losses
+    assert losses[-1] < losses[0] or not known, losses
     print(f"ten steps of ACT: loss {losses[0]:.2f} to {losses[-1]:.2f}")
 
 
