@@ -64,9 +64,7 @@ def main(args: argparse.Namespace) -> None:
     import numpy as np
 
     from models.robots.inverse_dynamics import InverseDynamics, action_loss, binary_loss
-    from utils.conditions.clip_conditions import ClipConditions
-    from utils.conditions.known_clips import KnownClips
-    from utils.data.errors import DataError
+    from utils.conditions.known_clips import with_actions
     from utils.files import whole_files
     from utils.runs.model_file import cpu_tensors
     from utils.tensors import tensor_bytes
@@ -79,22 +77,16 @@ def main(args: argparse.Namespace) -> None:
 
     # Data: clips with what was done in them.
     data = data_args(args) | {"max_bad_fraction": args.max_bad_fraction}
-    train_set, val_set = (TextVideoDataset(**data, split=split) for split in ("train", "val"))
-    train_set.may_mirror = False  # an action may mean left or right
-    run.check_clips("--data_dir", train_set.digests() | val_set.digests())
-    infos = [info for each in (train_set, val_set) for info, _ in each.items]
-    try:
-        actions = ClipConditions(args.data_dir, infos, vectors=[args.vectors])
-    except DataError as error:
-        raise UserError(str(error)) from None
-    train_samples, val_samples = (KnownClips(each, actions) for each in (train_set, val_set))
+    parts = [TextVideoDataset(**data, split=split) for split in ("train", "val")]
+    train_set, val_set = with_actions(parts, args.data_dir, args.vectors)
+    run.check_clips("--data_dir", train_set.clips.digests() | val_set.clips.digests())
     if "about" not in run.state:
-        fps = args.target_fps or float(np.median([info.fps for info in infos]))
+        fps = args.target_fps or float(np.median([info.fps for info, _ in train_set.clips.items]))
         run.state["about"] = {
-            **train_samples.measured()[args.vectors],
+            **train_set.measured()[args.vectors],
             "frame_size": list(frame_shape(args)),
             "fps": fps,
-            "binary": is_binary(train_samples, args.vectors),
+            "binary": is_binary(train_set, args.vectors),
         }
     samples = args.num_epochs * len(train_set)
     max_train_steps = args.max_train_steps or -(-samples // run.samples_per_step(args.batch_size))
@@ -114,7 +106,7 @@ def main(args: argparse.Namespace) -> None:
     trained = run.prepare(
         model,
         make_optimizer(args.optimizer, model, args.learning_rate, betas, args.adam_weight_decay),
-        train_samples,
+        train_set,
         args.batch_size,
         max_train_steps,
         lambda: {"model": cpu_tensors(model)},
@@ -123,7 +115,7 @@ def main(args: argparse.Namespace) -> None:
 
     def validate() -> None:
         with run.averaged(), run.accelerator.autocast():
-            numbers, pairs = measure(model, val_samples, args)
+            numbers, pairs = measure(model, val_set, args)
             run.log({f"val/{name}": value for name, value in numbers.items()})
             if run.state["best_error"] is None or numbers["error"] < run.state["best_error"]:
                 run.state["best_error"] = numbers["error"]
@@ -170,14 +162,14 @@ def is_binary(samples, name: str) -> bool:
     return bool((values > -BETWEEN).all() and (values < 1 + BETWEEN).all() and (off < BETWEEN).float().mean() > 0.9)
 
 
-def measure(model, val_samples, args: argparse.Namespace) -> tuple[dict[str, float], list[tuple]]:
+def measure(model, val_set, args: argparse.Namespace) -> tuple[dict[str, float], list[tuple]]:
     """({"error": mean absolute error in deviations, "error_<name>": in the units of the data, "known": how well what is
     believed of errors orders them, -1 to 1}, [(what was done (T-1, D), what is read)]) of held-out clips."""
     import numpy as np
 
     pairs, believed, errors, units = [], [], [], []
-    for index in range(min(args.num_validation_clips, len(val_samples))):
-        sample = val_samples[index]
+    for index in range(min(args.num_validation_clips, len(val_set))):
+        sample = val_set[index]
         if not sample["present"][args.vectors]:
             continue
         found, spread = (each[0].cpu() for each in model.read(sample["video"][None].to(model.device)))

@@ -77,6 +77,7 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     from models.robots.policy import Policy, imitation_loss, shifted
+    from utils.conditions.known_clips import with_actions
     from utils.files import whole_files
     from utils.robots.joined import JoinedClips
     from utils.runs.model_file import cpu_tensors
@@ -84,15 +85,19 @@ def main(args: argparse.Namespace) -> None:
     from utils.training.optimizers import make_optimizer
     from utils.training.order import seed_step
     from utils.training.training_run import TrainingRun
+    from video_dataset import TextVideoDataset
 
     run = TrainingRun(args, "policy", FREE, REMEDIES)
 
     # Data: clips with what was done in them, real ones and perhaps generated ones.
-    train_set, val_set = (known_clips(args, args.data_dir, split) for split in ("train", "val"))
+    data = data_args(args) | {"max_bad_fraction": args.max_bad_fraction}
+    parts = [TextVideoDataset(**data, split=split) for split in ("train", "val")]
+    train_set, val_set = with_actions(parts, args.data_dir, args.vectors)
     digests, captions = train_set.clips.digests() | val_set.clips.digests(), train_set.clips.captions()
     samples = train_set
     if args.generated is not None:
-        generated = known_clips(args, args.generated, "all")
+        new = TextVideoDataset(**{**data, "data_dir": args.generated}, split="all")
+        (generated,) = with_actions([new], args.generated, args.vectors)
         check_alike(args, train_set, generated)
         digests |= {f"generated/{name}": digest for name, digest in generated.clips.digests().items()}
         captions = captions + generated.clips.captions()
@@ -163,22 +168,6 @@ def main(args: argparse.Namespace) -> None:
     if run.main_process:
         off = f"squared error {run.state['error']:.3f} on held-out clips, 1 is the data's own"
         print(f"done: {run.run_dir / 'model'} ({off}), {run.run_dir / 'loss.png'}")
-
-
-def known_clips(args: argparse.Namespace, folder: Path, split: str):
-    """The clips of a folder with what was done in them. Raises UserError for one that has no such numbers."""
-    from utils.conditions.clip_conditions import ClipConditions
-    from utils.conditions.known_clips import KnownClips
-    from utils.data.errors import DataError
-    from video_dataset import TextVideoDataset
-
-    about = data_args(args) | {"max_bad_fraction": args.max_bad_fraction, "data_dir": folder}
-    clips = TextVideoDataset(**about, split=split)
-    clips.may_mirror = False  # an action may mean left or right
-    try:
-        return KnownClips(clips, ClipConditions(folder, [info for info, _ in clips.items], vectors=[args.vectors]))
-    except DataError as error:
-        raise UserError(str(error)) from None
 
 
 def check_alike(args: argparse.Namespace, real, generated) -> None:

@@ -1,9 +1,14 @@
 """Training samples with their conditions: those of a TextVideoDataset, or their cached latents, and what is beside."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import torch
 
+from utils.cli import UserError
 from utils.conditions.clip_conditions import ClipConditions, resized
+from utils.data.errors import DataError
 from utils.data.readable import DerivedClips
 from utils.video.frame_windows import window
 
@@ -55,6 +60,20 @@ class KnownClips(DerivedClips):
         chosen = np.unique(np.linspace(0, len(self) - 1, min(MEASURED, len(self))).astype(int))
         read = (self.read_conditions(0, int(n)) for n in chosen)
         return self.conditions.statistics({"conditions": values, "present": present} for values, present in read)
+
+
+def with_actions(parts: Sequence, folder: Path, name: str) -> list[KnownClips]:
+    """Each TextVideoDataset of this folder with what was done in its clips: the vectors of this name, in all parts in
+    the same order. They are not mirrored from here on, an action may mean left or right. Raises UserError for clips of
+    which none has such numbers."""
+    try:
+        infos = [info for clips in parts for info, _ in clips.items]
+        conditions = ClipConditions(folder, infos, vectors=[name])
+    except DataError as error:
+        raise UserError(str(error)) from None
+    for clips in parts:
+        clips.may_mirror = False
+    return [KnownClips(clips, conditions) for clips in parts]
 
 
 def placed(maps: np.ndarray, height: int, width: int, mode: str, anchor: tuple[float, float]) -> np.ndarray:
