@@ -59,7 +59,7 @@ class InverseDynamics(ModelMixin, ConfigMixin):
         """(actions (B, T-1, D) in the units of the data, their deviations in those of the data)."""
         believed, log_std = self(clips)
         if self.config.binary:
-            likely = believed.sigmoid()
+            likely = (believed - rarity(self.centre).log()).sigmoid()
             return likely, (likely * (1 - likely)).sqrt() / self.spread
         return believed * self.spread + self.centre, log_std.exp()
 
@@ -81,10 +81,16 @@ def action_loss(believed: Tensor, log_std: Tensor, actions: Tensor, present: Ten
 def binary_loss(logits: Tensor, values: Tensor, present: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """(binary cross entropy, mean squared error) of values (B, T-1, D) from 0 to 1; present: as of action_loss.
 
-    mean: (D,), how often they are 1. What is rare weighs as much as what is common, up to MOST_WEIGHT times.
+    mean: (D,), how often they are 1. What is rare weighs as much as what is common, see rarity; the logits are as much
+    higher than how likely it is.
     """
-    rare = ((1 - mean) / mean.clamp(min=1e-6)).clamp(1 / MOST_WEIGHT, MOST_WEIGHT)
+    rare = rarity(mean)
     entropy = nn.functional.binary_cross_entropy_with_logits(logits, values, reduction="none", pos_weight=rare)
-    error = (logits.sigmoid() - values).square()
+    error = ((logits - rare.log()).sigmoid() - values).square()
     weight = present.reshape(-1, 1, 1) / present.sum().clamp(min=1) / (error.shape[1] * error.shape[2])
     return (entropy * weight).sum(), (error * weight).sum()
+
+
+def rarity(mean: Tensor) -> Tensor:
+    """How much rarer 1 is than 0, (D,), for how often (D,) it is: up to MOST_WEIGHT times."""
+    return ((1 - mean) / mean.clamp(min=1e-6)).clamp(1 / MOST_WEIGHT, MOST_WEIGHT)

@@ -97,15 +97,34 @@ def test_numbers_that_are_0_or_1_are_read_as_how_likely_they_are_and_what_is_rar
     torch.manual_seed(0)
     logits, values = torch.randn(2, 5, 1), (torch.rand(2, 5, 1) < 0.3).float()
     loss, error = binary_loss(logits, values, torch.tensor([1.0, 0.0]), torch.tensor([0.2]))
-    likely = logits[0].sigmoid()
+    likely, believed = logits[0].sigmoid(), (logits[0] - np.log(4)).sigmoid()
     weighed = -(4 * values[0] * likely.log() + (1 - values[0]) * (1 - likely).log())  # 0.8 / 0.2
     assert loss.item() == pytest.approx(weighed.mean().item(), rel=1e-5)
-    assert error.item() == pytest.approx((likely - values[0]).square().mean().item(), rel=1e-5)
+    assert error.item() == pytest.approx((believed - values[0]).square().mean().item(), rel=1e-5)
     model = InverseDynamics(["done"], [0.2], [0.4], width=4, binary=True).eval()
     clips = torch.randn(1, 3, 4, 16, 16)
     read, deviations = model.read(clips)
-    assert torch.equal(read, model(clips)[0].sigmoid())
+    assert torch.allclose(read, (model(clips)[0] - np.log(4)).sigmoid())
     assert torch.allclose(deviations, (read * (1 - read)).sqrt() / 0.4)
+
+
+def test_what_is_read_is_how_often_it_is_so_although_what_is_rare_weighs_more():
+    """The logit that is best for numbers of which a fifth is 1 is read as a fifth."""
+    values, logit = torch.tensor([1.0] * 2 + [0.0] * 8).reshape(1, -1, 1), torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logit], line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        loss, _ = binary_loss(logit.expand_as(values), values, torch.ones(1), torch.tensor([0.1]))
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    model = InverseDynamics(["done"], [0.1], [0.3], width=4, binary=True).eval()
+    with torch.no_grad():
+        model.out.weight.zero_()
+        model.out.bias.fill_(logit.item())
+    assert model.read(torch.randn(1, 3, 4, 16, 16))[0].flatten().tolist() == pytest.approx([0.2] * 3, rel=1e-3)
 
 
 @pytest.fixture(scope="module")
