@@ -179,7 +179,8 @@ def acted(args: argparse.Namespace, count: int, seed: int, make: Callable) -> Pa
     folder = args.work_dir / f"acted_{count}_seed{seed}"
     if not (folder / INFO).is_file():
         policy = trained(args, count, "real", seed, make)
-        draw(args, make, rollout_world_model, folder, args.num_rollouts, "--policy", policy, "--only_done")
+        words = ["--policy", policy, "--only_done", *flags(args, "execute")]
+        draw(args, make, rollout_world_model, folder, args.num_rollouts, *words)
     return folder
 
 
