@@ -132,7 +132,8 @@ def test_policies_learn_from_what_the_table_says_and_are_judged_once(tmp_path, r
     low, high = found["success"]["2"]["real"]["reach"]["interval"]
     run(tmp_path / "work", *sizes, "--ways", "acted", "--name", "other")
     assert len(trained) == 8 and [args.policy.name for args in rolled] == ["real_2_seed0", "real_2_seed1"]
-    assert all(args.only_done and args.execute == 1 and args.dataset == drawn[0].dataset and args.num_episodes == 4 for args in rolled)
+    assert all(args.dataset == drawn[0].dataset and args.num_episodes == 4 for args in rolled)
+    assert all(args.only_done and args.execute == 1 for args in rolled)  # it looks as often as where it is judged
     assert [each[1].name for each in trained[6:]] == ["acted_2_seed0", "acted_2_seed1"]
     assert low < 0.25 < high and found["success"]["2"]["real"]["reach"]["by_seed"] == [0.25, 0.25]
     assert "| 2 | N real | 25% (" in capsys.readouterr().out and (tmp_path / "work" / "policies.png").is_file()
