@@ -8,6 +8,7 @@ import pytest
 
 import evaluate_text2video
 from models.conditions import ConditionSettings
+from models.diffusion.captioned import CaptionedDiffusion
 from utils.cli import UserError
 from utils.demo_data import shapes
 from utils.task_scores.evaluate import TaskScores
@@ -98,6 +99,24 @@ def test_the_script_writes_scores_and_pictures_and_adds_to_them(known_run, data,
     assert tasks["inpainting"]["text alone"]["seen"]["outside_equal"]["value"] == 1.0
     assert all((tmp_path / f"{task}.png").is_file() for task in tasks)
     assert "first_frame, conditioned, held out: kept 100%" in capsys.readouterr().out
+
+
+def test_tasks_are_drawn_with_all_that_the_model_draws_with(known_run, data, tmp_path, monkeypatch):
+    drawn, sample = [], CaptionedDiffusion.sample
+
+    def noted(self, prompts, seeds, *negative_prompt, **how):
+        drawn.append(how)
+        return sample(self, prompts, seeds, *negative_prompt, **how)
+
+    monkeypatch.setattr(CaptionedDiffusion, "sample", noted)
+    how = {"guidance_scale": 3.0, "guidance_interval": (0.5, 1.0), "guidance_rescale": 0.4, "guidance_parallel": 0.2}
+    how |= {"sampler": "euler", "num_inference_steps": 2, "thresholding": "none"}
+    flags = ["--checkpoint", known_run, "--data_dir", data, "--output_dir", tmp_path, "--num_prompts", 1]
+    flags += ["--mixed_precision", "no", "--task", "first_frame"]
+    for name, value in how.items():
+        flags += [f"--{name}", *(value if isinstance(value, tuple) else [value])]
+    evaluate_text2video.main(evaluate_text2video.parse_args([*map(str, flags)]))
+    assert len(drawn) == 6 and all({name: each[name] for name in how} == how for each in drawn)
 
 
 def test_a_swapped_condition_is_followed_where_the_other_clip_is(truths, monkeypatch):

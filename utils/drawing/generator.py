@@ -266,18 +266,25 @@ class Generator:
             [job.prompt for job in jobs],
             [torch.Generator().manual_seed(job.seed) for job in jobs],
             self.args.negative_prompt,
-            height=self.height,
-            width=self.width,
-            sampler=self.settings["sampler"],
-            num_inference_steps=self.num_inference_steps,
-            guidance_scale=self.settings["guidance_scale"],
-            guidance_rescale=self.args.guidance_rescale,
-            guidance_parallel=self.args.guidance_parallel,
-            weaker=self.weaker,
-            guidance_interval=tuple(self.settings.get("guidance_interval", (0.0, 1.0))),
-            thresholding=self.settings["thresholding"],
+            **self.how,
             on_step=self.stepped,
         )
+
+    @property
+    def how(self) -> dict:
+        """Arguments of CaptionedDiffusion.sample that are the same for all videos, but for their frames."""
+        return {
+            "height": self.height,
+            "width": self.width,
+            "sampler": self.settings["sampler"],
+            "num_inference_steps": self.num_inference_steps,
+            "guidance_scale": self.settings["guidance_scale"],
+            "guidance_rescale": self.args.guidance_rescale,
+            "guidance_parallel": self.args.guidance_parallel,
+            "weaker": self.weaker,
+            "guidance_interval": tuple(self.settings.get("guidance_interval", (0.0, 1.0))),
+            "thresholding": self.settings["thresholding"],
+        }
 
     def chained(self, jobs: list[Job], pieces: Iterable[slice]) -> Iterator:
         """What each piece adds to the videos, (B, 3, n, H, W) in [-1, 1]."""

@@ -109,9 +109,7 @@ class Drawing:
         generator, task = self.generator, self.task
         chosen = [self.truths[n] for n in numbers]
         prompts = [task.asks(truth) if task.asks else truth.prompt for truth in chosen]
-        how = {"sampler": generator.settings["sampler"], "guidance_scale": generator.settings["guidance_scale"]}
-        how |= {"num_inference_steps": generator.num_inference_steps}
-        how |= {"thresholding": generator.settings["thresholding"]}
+        how = {**generator.how, "negative_prompt": generator.args.negative_prompt}
         if self.way == "conditioned":
             how["conditions"] = self._given(chosen, task.needs)
         elif self.way == "swapped":
@@ -125,8 +123,8 @@ class Drawing:
             given = self._given(chosen, "depth") if self.way.endswith("depth") else {}
             how |= {"sampler": "ddim", "noise": self._inverted(chosen, numbers, given), "conditions": given}
             how["strength"] = STRENGTH
-        shape = {"num_frames": generator.num_frames, "height": generator.height, "width": generator.width}
-        return self.model.sample(prompts, [generator.args.seed + n for n in numbers], **shape, **how)
+        seeds = [generator.args.seed + n for n in numbers]
+        return self.model.sample(prompts, seeds, num_frames=generator.num_frames, **how)
 
     def _given(self, truths: list[Truth], name: str) -> dict[str, torch.Tensor]:
         """One condition alone, of these truths."""
