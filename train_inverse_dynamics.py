@@ -20,7 +20,7 @@ from utils.arguments.training import (
     add_run_args,
     check_run_args,
 )
-from utils.cli import Parser, UserError, integer
+from utils.cli import Parser, UserError, integer, number
 from utils.cli import run as run_script
 
 # torch and what is built on it are imported in main(): --help and a misspelt flag answer at once.
@@ -39,6 +39,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--model_channels", type=integer(4, 1024, multiple_of=4), default=32, help="width")
     group.add_argument("--reach", type=integer(0, 16), default=2, help="pairs of frames before and behind that count")
     group = parser.add_argument_group("training")
+    group.add_argument(
+        "--disturb",
+        type=number(0, 10),
+        default=1.0,
+        help="how much clips are blurred, brightened and made noisy, so that it can read what a model draws; 0: not",
+    )
     add_length_args(group, batch_size=8, num_epochs=20, optimizer="muon")
     add_optimizer_args(
         group, learning_rate=2e-2, lr_scheduler="warmup_stable_decay", lr_warmup_steps=50, adam_beta2=0.99
@@ -64,6 +70,7 @@ def main(args: argparse.Namespace) -> None:
     import numpy as np
 
     from models.robots.inverse_dynamics import InverseDynamics, action_loss, binary_loss
+    from models.robots.seeing import disturbed
     from utils.conditions.known_clips import with_actions
     from utils.files import whole_files
     from utils.runs.model_file import cpu_tensors
@@ -129,7 +136,7 @@ def main(args: argparse.Namespace) -> None:
             validate()  # a stop does not wait for it
         for batches in run.steps():
             for batch in batches:
-                videos = batch["video"].to(run.device, non_blocking=True)
+                videos = disturbed(batch["video"].to(run.device, non_blocking=True), args.disturb)
                 done = batch["conditions"][args.vectors].to(run.device)[:, :-1]
                 with run.accelerator.autocast():
                     believed, log_std = trained(videos)
