@@ -27,8 +27,8 @@ def seen(maps: Tensor, brightness: Tensor) -> Tensor:
 
 def disturbed(clips: Tensor, strength: float) -> Tensor:
     """Clips (B, 3, T, H, W) in [-1, 1] as another camera, an encoder or a video model might show them: each blurred by
-    an amount of its own, brighter or darker, and noisy. strength: 0 leaves them as they are; at 1 the deviations are 0.1
-    of contrast, 0.05 of brightness and 0.03 of noise, and up to all of a pixel is spread over 3x3.
+    an amount of its own, brighter or darker, and noisy. strength: 0 leaves them as they are; at 1 the deviations are
+    0.1 of contrast, 0.05 of brightness and 0.03 of noise, and up to all of a pixel is spread over 3x3.
     """
     if not strength:
         return clips
