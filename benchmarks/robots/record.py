@@ -6,7 +6,8 @@
 Seeds are fixed: the same command writes the same numbers. An episode ends a little after it has succeeded. Explored
 ones have noise on their actions that lasts, so that what happens next does not follow from the first frame: what a
 video model has to know in order to obey actions. Those that miss (--missed) aim beside the thing, and those of trained
-policies (--acted, --policies) err as policies do, which whoever is to tell success from nearly has to have seen.
+policies (--acted, --policies) err as policies do, which whoever is to tell success from nearly has to have seen. Such a
+reader needs episodes that go on for longer (--behind 16), or it learns that a task is done where an episode ends.
 """
 
 import argparse
@@ -21,7 +22,6 @@ from benchmarks.robots.simulator import ACTION, STATE, STEPS_PER_SECOND, TASKS, 
 from utils.cli import Parser, UserError, choice, integer, number, printable, run
 
 CAMERA = "observation.images.table"
-BEHIND = 4  # frames that an episode goes on for once it has succeeded
 OFF = 0.02, 0.1  # m beside the thing, of those that miss it
 KINDS = "plain", "explored", "missed", "acted"
 LASTING = 0.8  # of the noise from one action to the next
@@ -37,6 +37,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--acted", type=number(0, 1), default=0.0, help="share of them by --policies, who take turns")
     parser.add_argument("--policies", type=Path, nargs="+", default=[], help="runs of train_policy.py")
     parser.add_argument("--execute", type=integer(1), default=4, help="their actions before they look again")
+    parser.add_argument(
+        "--behind", type=integer(0), default=4, help="frames that an episode goes on for once it has succeeded"
+    )
     parser.add_argument("--noise", type=number(0), default=0.6, help="standard deviation of that noise")
     parser.add_argument("--size", type=integer(16, 1024, multiple_of=2), default=64, help="px, of the frames")
     parser.add_argument("--max_frames", type=integer(2, 500), default=64, help="of an episode")
@@ -133,7 +136,7 @@ def episode(
         row = {"frames": picture, "observation.state": now.state, "action": action, "success": now.success}
         for name, value in row.items():
             seen[name].append(value)
-        left = min(left - 1, BEHIND) if now.success else left - 1
+        left = min(left - 1, args.behind) if now.success else left - 1
         now = simulator.step(action)
     columns = {name: np.array(values) for name, values in seen.items()}
     frames, length = columns.pop("frames"), len(seen["success"])

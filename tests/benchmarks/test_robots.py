@@ -64,8 +64,12 @@ def test_episodes_are_experts_and_explored_ones_and_end_behind_success(tmp_path,
     assert found.fps == 40 and [seeds[0] for seeds in columns(found, "start_seed")] == [0, 1, 2, 3] * 2
     noise = [values[0] for values in columns(found, "noise")]
     assert noise == pytest.approx([0, 0, 0.6, 0.6] * 2)
-    for success in columns(found, "success")[:2]:
-        assert success == [False] * (len(success) - record.BEHIND - 1) + [True] * (record.BEHIND + 1)
+    longer = recorded(tmp_path / "longer", "--behind", 9)
+    for dataset, behind in ((found, 4), (longer, 9)):
+        for success in columns(dataset, "success")[:2]:
+            assert success == [False] * (len(success) - behind - 1) + [True] * (behind + 1)
+    capsys.readouterr()
+    recorded(tmp_path / "b")
     assert "succeed: 2 of 2 plain, " in (said := capsys.readouterr().out) and "none missed" in said
     missed = recorded(tmp_path / "missed", "--missed", 0.5, "--explored", 0.25)
     off = [values[0] for values in columns(missed, "off")]
