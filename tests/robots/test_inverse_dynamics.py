@@ -9,6 +9,7 @@ import torch
 
 import train_inverse_dynamics
 from models.robots.inverse_dynamics import InverseDynamics, action_loss, binary_loss
+from models.robots.seeing import disturbed
 from tests.robots.test_generate_episodes import columns, dataset, generate, run  # noqa: F401  (fixtures)
 from utils.cli import UserError
 from utils.lerobot.folder import LeRobotFolder
@@ -106,6 +107,23 @@ def test_numbers_that_are_0_or_1_are_read_as_how_likely_they_are_and_what_is_rar
     read, deviations = model.read(clips)
     assert torch.allclose(read, (model(clips)[0] - np.log(4)).sigmoid())
     assert torch.allclose(deviations, (read * (1 - read)).sqrt() / 0.4)
+
+
+def test_disturbed_clips_are_brighter_blurred_and_noisy_each_in_its_own_way_but_show_the_same():
+    torch.manual_seed(0)
+    clips = torch.zeros(400, 3, 2, 8, 8)
+    clips[:, :, :, 2:6, 2:6] = 0.5
+    assert disturbed(clips, 0.0) is clips
+    found = disturbed(clips, 1.0)
+    assert found.shape == clips.shape and found.abs().max() <= 1 and not torch.equal(found[0], found[1])
+    flat = found[:, :, :, 0, 0]  # far from the square, so 0 but for brightness and noise
+    assert flat.mean(2).std() == pytest.approx((0.05**2 + 0.03**2 / 2) ** 0.5, rel=0.15)
+    assert (flat[:, :, 1] - flat[:, :, 0]).std() == pytest.approx(0.03 * 2**0.5, rel=0.15)  # other noise in each frame
+    inside, corner = (found[..., row, row].mean() for row in (4, 2))
+    assert inside == pytest.approx(0.5, abs=0.02)
+    assert corner == pytest.approx(0.5 * (1 + 4 / 9) / 2, abs=0.02)  # half of the way to the mean of its 3x3
+    weak = disturbed(clips, 0.1)
+    assert (weak - clips).abs().mean() < (found - clips).abs().mean() / 4
 
 
 def test_what_is_read_is_how_often_it_is_so_although_what_is_rare_weighs_more():
