@@ -79,6 +79,7 @@ def command(args: argparse.Namespace) -> str:
     """What to type for the same, but for where its files lie."""
     words = ["python -m benchmarks.robots.obeyed --checkpoint RUN --data_dir DIR --held_out DIR --work_dir DIR"]
     words += ["--name", args.name, "--num_windows", args.num_windows]
+    words += ["--num_inference_steps", args.num_inference_steps]
     words += ["--horizon", args.horizon, "--overlap", args.overlap] if args.horizon else []
     return " ".join(map(str, words))
 
