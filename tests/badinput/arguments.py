@@ -32,6 +32,7 @@ BELOW_ZERO = ("p_mean",)  # flags that may be negative
 # Flags of which 0 means "none" or is a value like any other.
 ZERO = [
     "num_workers",
+    "disturb",
     "seed",
     "cache_mb",
     "text_cache_mb",
