@@ -52,7 +52,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def check_args(args: argparse.Namespace) -> Iterator[str]:
     if (args.acted > 0) != bool(args.policies):
         yield "--acted, --policies: each needs the other"
-    if args.explored + args.missed + args.acted > 1:
+    if round(args.explored + args.missed + args.acted, 6) > 1:
         yield "--explored, --missed, --acted: are more than all episodes"
 
 
@@ -68,6 +68,7 @@ def main(args: argparse.Namespace, make: Callable[[str, int, int], Simulator] = 
         fps = STEPS_PER_SECOND / args.action_repeat
         policies = [opened(folder, fps, words) for folder in args.policies]
         writer = LeRobotWriter(args.output_dir, fps, features(args.size), "sawyer", words, card(args))
+        writer.made_with({name: str(value) for name, value in vars(args).items() if name != "output_dir"})
         numbers = [(n, task, k) for n, task in enumerate(args.tasks) for k in range(args.episodes)]
         done, simulators = writer.staged(), {}
         bar = tqdm(numbers, desc="recording", unit="episode", disable=None)

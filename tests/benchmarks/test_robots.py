@@ -135,6 +135,8 @@ def test_the_same_seeds_give_the_same_numbers_also_after_a_stop(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         record.main(record.parse_args([str(word) for word in argv]), make=breaks)
+    with pytest.raises(UserError, match=r"--output_dir: .* unfinished episodes of other settings \(behind, seed\)"):
+        recorded(tmp_path / "b", "--seed", "8", "--behind", 9)
     again = recorded(tmp_path / "b", "--seed", "7")
     for name in ("action", "observation.state", "start_seed", "noise", "success", "index"):
         assert columns(found, name) == columns(again, name)
