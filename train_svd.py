@@ -239,9 +239,9 @@ def main(args: argparse.Namespace) -> None:
             if run.due("sample"):
                 with run.averaged():
                     draw_samples(run, args, pipeline, unet, val_set)
+        with run.averaged():
+            tensors = {name: tensor.cpu().clone() for name, tensor in weights()["trained"].items()}
 
-    with run.averaged():
-        tensors = {name: tensor.cpu().clone() for name, tensor in weights()["trained"].items()}
     if run.main_process:
         export(args, run.run_dir, tensors, lora, clips, run.step, run.state.get("conditions"))
         how = f"infer_svd.py --model_dir {run.run_dir} --input_image ..."

@@ -1,9 +1,11 @@
 """The processes of a training, and the devices they work on."""
 
+import re
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from utils.arguments.training import TRACKERS
 from utils.hardware import choose_precision
@@ -20,6 +22,23 @@ def make_accelerator(args, run_dir: Path) -> Accelerator:
         log_with=TRACKERS[args.report_to] or None,
         project_dir=run_dir,
     )
+
+
+def fit_fsdp(accelerator: Accelerator, model: nn.Module) -> None:
+    """Say what of a model FSDP spreads over the processes; nothing without FSDP.
+
+    Its configuration lists layers of all our networks, of which a model has some. Parts in which nothing learns (an
+    autoencoder, a text encoder) stay whole: they are called by themselves, where FSDP would not gather them.
+    """
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is None:
+        return
+    frozen = [name for name, part in model.named_children() if not any(p.requires_grad for p in part.parameters())]
+    plugin.ignored_modules = "|".join(map(re.escape, frozen)) or None
+    layers = {type(module).__name__ for module in model.modules()}
+    layers -= {type(module).__name__ for name in frozen for module in model.get_submodule(name).modules()}
+    listed = [name.strip() for name in plugin.transformer_cls_names_to_wrap or ()]
+    plugin.transformer_cls_names_to_wrap = [name for name in listed if name in layers]
 
 
 def any_process(accelerator, flag: bool) -> bool:

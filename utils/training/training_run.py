@@ -41,7 +41,7 @@ from utils.training.divergence import NumberGuard
 from utils.training.ema import ema_weights, evaluation_mode, moving_average
 from utils.training.optimizers import learning_rate_schedule
 from utils.training.order import BucketSampler, EndlessSampler, seed_step
-from utils.training.processes import any_process, make_accelerator
+from utils.training.processes import any_process, fit_fsdp, make_accelerator
 from utils.training.signals import StopSignals
 
 
@@ -102,6 +102,7 @@ class TrainingRun:
         self.batch_size, self.max_train_steps, self.weights = batch_size, max_train_steps, weights
         self.train_set = train_set
         self.schedule = learning_rate_schedule(args.lr_scheduler, optimizer, args.lr_warmup_steps, max_train_steps)
+        fit_fsdp(accelerator, model)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.ema = moving_average(self.parameters, args.ema_decay)
