@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import nn
 
 from utils.arguments.training import TRACKERS
@@ -15,12 +15,15 @@ def make_accelerator(args, run_dir: Path) -> Accelerator:
     """Devices, precision and processes as the flags of utils/arguments/training.py ask for."""
     # Without cpu=True the processes of torchrun on a CPU do not find each other, and each trains alone.
     on_cpu = not torch.accelerator.is_available()
+    # An adopted image model leaves out what is over time where a batch is of pictures.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=bool(getattr(args, "image_share", 0)))
     return Accelerator(
         cpu=on_cpu,
         mixed_precision=choose_precision(args.mixed_precision, on_cpu),
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         log_with=TRACKERS[args.report_to] or None,
         project_dir=run_dir,
+        kwargs_handlers=[unused],
     )
 
 
