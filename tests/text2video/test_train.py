@@ -1,6 +1,7 @@
 """Training, end to end through the script's main, on generated clips with the tiny preset."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -124,6 +125,21 @@ def test_dry_run_counts_without_data_weights_or_a_run_folder(capsys, tmp_path, m
     unet, width, _ = memory_report.meta_unet(args)
     how = unet, memory_report.clip_shape(args)[0], width
     assert memory_report.ledgers(*how, [5], args)[5, True] == counted(*how, 5, True, args)
+
+
+def test_dry_run_counts_the_conditions(data, capsys):
+    """Their layers, and what is given of each clip in the sizes that a training has it."""
+    flags = ["--data_dir", str(data), "--preset", "tiny", "--dry_run"]
+    asked = ["--tasks", "text=1", "first_frame=1", "--maps", "videos", "--vectors", "captions", "--audio"]
+    said = {}
+    for name, more in (("plain", []), ("known", asked[:3]), ("all", asked)):
+        train_text2video.main(train_text2video.parse_args([*flags, *more]))
+        said[name] = capsys.readouterr().out
+    counts = [int(re.search(r"parameters: ([\d,]+)", text)[1].replace(",", "")) for text in said.values()]
+    totals = [float(re.search(r"total +([\d.]+) GiB", text)[1]) for text in said.values()]
+    assert sorted(set(counts)) == counts and sorted(totals) == totals
+    assert "conditions: known, videos, captions, audio" in said["all"] and "conditions" not in said["plain"]
+    assert "captions, taken for vectors of 8 numbers" in said["all"]
 
 
 def test_a_larger_resolution_starts_from_the_weights_of_a_smaller_one(run_dir, data, tmp_path, capsys):

@@ -7,10 +7,13 @@ from pathlib import Path
 import torch
 
 from models.adapters.motion_unet import MotionUNet
+from models.conditions import ConditionSettings, settings_of
 from models.ledger import step_bytes, step_flops
 from models.text_encoder import BUILTIN
 from models.unet3d import UNet3D
+from utils.arguments.conditions import folders_of, pairs
 from utils.arguments.data import frame_shape
+from utils.conditions.sound import NAMES as BANDS
 from utils.pretrained.autoencoder import autoencoder_without_weights, find_vae
 from utils.pretrained.image_model import unet_folder
 from utils.pretrained.model_folder import text_folders
@@ -22,6 +25,7 @@ BATCHES = (1, 2, 4, 8, 16)
 TOKENS = 77
 # What is assumed where a model is not on this machine.
 CLIP_WIDTH = 768
+MAP_CHANNELS, NUMBERS = {"flow": 2}, 8  # of a map, others have 1; of a vector
 STABLE_DIFFUSION = {  # the U-Net of Stable Diffusion 1
     "in_channels": 4,
     "out_channels": 4,
@@ -40,6 +44,10 @@ def memory_report(args: argparse.Namespace) -> str:
     configurations. Models that are not on this machine are taken to be Stable Diffusion 1's parts."""
     unet, width, assumed = meta_unet(args)
     clip, more = clip_shape(args)
+    conditions = conditions_of(args, clip)
+    if conditions.names:
+        with torch.device("meta"):
+            unet.add_conditions(conditions)
     height, side = frame_shape(args)
     given = "with --gradient_checkpointing" if args.gradient_checkpointing else "without --gradient_checkpointing"
     table = ledgers(unet, clip, width, sorted({*BATCHES, args.batch_size}), args)
@@ -51,6 +59,8 @@ def memory_report(args: argparse.Namespace) -> str:
         f"{sum(p.numel() for p in unet.parameters() if p.requires_grad):,} learn; "
         f"{own['flops'] / 1e12:.2f} TFLOP a step",
         *(f"not on this machine: {each}" for each in assumed + more),
+        *([f"conditions: {', '.join(conditions.names)}"] if conditions.names else []),
+        *(f"{name}, taken for vectors of {NUMBERS} numbers" for name in folders_of(args)["vectors"]),
         *(f"  {name:22} {size / 2**30:6.2f} GiB" for name, size in own.items() if name != "flops"),
         "",
         "batch, checkpointing   TFLOP a clip      total" + "".join(f"{card:4} GB" for card in CARDS),
@@ -78,10 +88,30 @@ def counted(unet, clip: tuple[int, ...], width: int, batch: int, checkpointing: 
     (unet.enable_gradient_checkpointing if checkpointing else unet.disable_gradient_checkpointing)()
     with torch.device("meta"):
         inputs = torch.empty(batch, *clip), torch.zeros(batch), torch.empty(batch, TOKENS, width)
+        settings, (steps, *sides) = settings_of(unet), clip[1:]
+        given = {
+            name: torch.empty(batch, steps, count)
+            if name in settings.vectors
+            else torch.empty(batch, count, steps, *sides)
+            for name, count in settings.channels(clip[0]).items()
+        }
+        inputs += (None, given) if given else ()
     items = step_bytes(unet, inputs, args.optimizer, args.ema_decay > 0)
     del items["total"]
     items["CUDA, fragmentation"] = OF_CUDA
     return items | {"total": sum(items.values()), "flops": step_flops(unet, inputs)}
+
+
+def conditions_of(args: argparse.Namespace, clip: tuple[int, ...]) -> ConditionSettings:
+    """Those that the flags name, of files that are not read. clip: its shape (C, T, H, W) as the network sees it."""
+    named = folders_of(args)
+    numbers = dict.fromkeys(named["vectors"], NUMBERS) | ({"audio": len(BANDS)} if named["audio"] else {})
+    return ConditionSettings(
+        known=any(share for task, share in pairs(args.tasks, float).items() if task != "text"),
+        maps={name: MAP_CHANNELS.get(name, 1) for name in named["maps"]},
+        vectors={name: {"names": [f"number{n}" for n in range(count)]} for name, count in numbers.items()},
+        fold=(-(-args.num_frames // clip[1]), frame_shape(args)[0] // clip[2]),
+    )
 
 
 def meta_unet(args: argparse.Namespace) -> tuple[torch.nn.Module, int, list[str]]:
