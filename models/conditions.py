@@ -20,6 +20,7 @@ from models.layers import zero_init
 
 KNOWN = "known"
 VECTOR_WAVES = 3  # of each number of a vector: sines and cosines of 1, 2 and 4 times its deviations
+FRAMES_OF_A_SUM = 4  # sums are in so many deviations: a step that lasts so long counts as one
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class ConditionSettings:
 
     known: whether it takes known frames and places. maps: {name: channels}. vectors: {name: {"names": of its numbers,
     "mean": [...], "std": [...]}}, by which they are normalised. fold: frames and px that make a place of the grid,
-    (1, 1) for pixels. tasks: {task: share} of its training, see models/diffusion/tasks.py.
+    (1, 1) for pixels. tasks: {task: share} of its training, see models/diffusion/tasks.py. sums: whether vectors come
+    with their sums from the first frame on: where steps have led to.
     """
 
     known: bool = False
@@ -36,6 +38,7 @@ class ConditionSettings:
     vectors: dict[str, dict] = field(default_factory=dict)
     fold: tuple[int, int] = (1, 1)
     tasks: dict[str, float] = field(default_factory=dict)
+    sums: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -82,7 +85,10 @@ class ConditionEncoder(nn.Module):
         )
         frames = settings.fold[0]
         self.frames = nn.ModuleDict(
-            {name: FrameEncoder(self.sizes[name], frames, frame_dim or width) for name in settings.vectors}
+            {
+                name: FrameEncoder(self.sizes[name], frames, frame_dim or width, settings.sums)
+                for name in settings.vectors
+            }
         )
 
     def forward(self, given: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
@@ -122,18 +128,22 @@ class FrameEncoder(nn.Module):
     zero at the start, and wherever its input is.
 
     What a number says is often a place, of which a network makes more when it gets waves of it (Tancik et al. 2020,
-    arXiv:2006.10739).
+    arXiv:2006.10739). sums: of the numbers from the first frame on, with waves of their own.
     """
 
-    def __init__(self, in_features: int, frames: int, width: int):
+    def __init__(self, in_features: int, frames: int, width: int, sums: bool = False):
         super().__init__()
-        self.in_frames = frames
-        features = in_features + 2 * VECTOR_WAVES * (in_features - frames)
+        self.in_frames, self.sums = frames, sums
+        numbers = (in_features - frames) * (2 if sums else 1)
+        features = frames + numbers * (1 + 2 * VECTOR_WAVES)
         self.linear_in = nn.Linear(features, width, bias=False)
         self.linear_out = zero_init(nn.Linear(width, width, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
         values, present = x.unflatten(2, (self.in_frames, -1)).split([x.shape[2] // self.in_frames - 1, 1], dim=3)
+        if self.sums:
+            sums = values.flatten(1, 2).cumsum(1).unflatten(1, values.shape[1:3]) / FRAMES_OF_A_SUM
+            values = torch.cat([values, sums], dim=3)
         angles = torch.cat([values * 2**n for n in range(VECTOR_WAVES)], dim=3)
         features = torch.cat([values, angles.sin() * present, angles.cos() * present, present], dim=3)
         return self.linear_out(silu(self.linear_in(features.flatten(2))))

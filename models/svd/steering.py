@@ -1,8 +1,8 @@
 """Vectors per frame for Stable Video Diffusion: actions, a camera's path, a speed, beside the picture that it animates.
 
-SVD's network has one embedding for all frames, so what vectors say joins the output of its first layer, frame by frame,
-through layers that begin at zero (see models/conditions.py): the pretrained model is left as it is until they are
-trained, and wherever vectors are absent.
+SVD's network has one embedding of the noise level for all frames of a clip, repeated for each. What vectors say of a
+frame, and their sums up to it, is added there, before every block, through layers that begin at zero (see
+models/conditions.py): the pretrained model is left as it is until they are trained, and wherever vectors are absent.
 """
 
 from collections.abc import Iterator
@@ -18,17 +18,32 @@ def add_steering(unet: nn.Module, settings: ConditionSettings) -> None:
     settings with known places or maps."""
     if settings.known or settings.maps:
         raise ValueError("Stable Video Diffusion takes vectors per frame, and no known places or maps")
-    unet.conditions = ConditionEncoder(settings, unet.config.in_channels, 1, unet.conv_in.out_channels)
+    width, embedded = unet.conv_in.out_channels, unet.time_embedding.linear_2.out_features
+    unet.conditions = ConditionEncoder(settings, unet.config.in_channels, 1, width, embedded if settings.sums else None)
     unet.conditions.given = {}
 
-    def join(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        given = unet.conditions.given
-        if not given:
-            return output
-        added = unet.conditions(given)[0].transpose(1, 2).flatten(0, 1)  # (B*T, width, 1, 1)
-        return output + added.repeat(len(output) // len(added), 1, 1, 1).to(output.dtype)  # guidance doubles the batch
+    def steered_embedding(block: nn.Module, inputs: tuple, named: dict) -> tuple[tuple, dict] | None:
+        if not unet.conditions.given:
+            return None
+        added = unet.conditions(unet.conditions.given)[1].flatten(0, 1)  # (B*T, embedded)
+        return inputs, named | {"temb": named["temb"] + _repeated(added, named["temb"])}
 
-    unet.conv_in.register_forward_hook(join)
+    def joined(conv_in: nn.Module, inputs: tuple, output: Tensor) -> Tensor | None:
+        if not unet.conditions.given:
+            return None
+        added = unet.conditions(unet.conditions.given)[0].transpose(1, 2).flatten(0, 1)  # (B*T, width, 1, 1)
+        return output + _repeated(added, output)
+
+    if settings.sums:
+        for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
+            block.register_forward_pre_hook(steered_embedding, with_kwargs=True)
+    else:  # a model from before there were sums, whose vectors join the output of the first layer
+        unet.conv_in.register_forward_hook(joined)
+
+
+def _repeated(added: Tensor, like: Tensor) -> Tensor:
+    """For each half of a batch that guidance has doubled."""
+    return added.repeat(len(like) // len(added), *[1] * (added.dim() - 1)).to(like.dtype)
 
 
 @contextmanager

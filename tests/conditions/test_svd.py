@@ -1,6 +1,7 @@
 """Vectors per frame for Stable Video Diffusion: an identity at the start, absent where they are absent, and obeyed."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from utils.decoding.read import read_frames
 from utils.runs.checkpoint import list_checkpoints, load_checkpoint
 from utils.video.encode import write_image
 
-ACTIONS = ConditionSettings(vectors={"actions": {"names": ["dx", "dy"], "mean": [0.0, 0.0], "std": [1.0, 1.0]}})
+OLD = ConditionSettings(vectors={"actions": {"names": ["dx", "dy"], "mean": [0.0, 0.0], "std": [1.0, 1.0]}})
+ACTIONS = replace(OLD, sums=True)
+both = pytest.mark.parametrize("settings", [ACTIONS, OLD], ids=["with sums", "of older models"])
 
 
 def inputs(batch: int = 2) -> tuple:
@@ -31,11 +34,12 @@ def given(batch: int = 2) -> dict[str, torch.Tensor]:
     return {"actions": vector_steps(values, torch.ones(batch), ACTIONS.vectors["actions"], ACTIONS, FRAMES)}
 
 
+@both
 @torch.no_grad()
-def test_vectors_change_nothing_until_trained_and_nothing_where_absent():
+def test_vectors_change_nothing_until_trained_and_nothing_where_absent(settings):
     unet, args = tiny_svd_pipeline().unet.eval(), inputs()
     before = unet(*args[:3], added_time_ids=args[3]).sample
-    add_steering(unet, ACTIONS)
+    add_steering(unet, settings)
     with steered(unet, given()):
         assert torch.equal(unet(*args[:3], added_time_ids=args[3]).sample, before)
     for parameter in unet.conditions.parameters():
@@ -48,10 +52,11 @@ def test_vectors_change_nothing_until_trained_and_nothing_where_absent():
         assert torch.equal(unet(*args[:3], added_time_ids=args[3]).sample, before)
 
 
+@both
 @torch.no_grad()
-def test_guidances_two_halves_get_the_same_vectors():
+def test_guidances_two_halves_get_the_same_vectors(settings):
     unet, args, known = tiny_svd_pipeline().unet.eval(), inputs(1), given(1)
-    add_steering(unet, ACTIONS)
+    add_steering(unet, settings)
     for parameter in unet.conditions.parameters():
         torch.nn.init.normal_(parameter)
     doubled = [torch.cat([each, each]) if each.dim() else each for each in args]

@@ -1,12 +1,13 @@
 """Conditions: identities at the start, nothing where absent, and what reaches the network where they are present."""
 
+import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
 from models.adapters.motion_unet import MotionUNet
 from models.autoencoder import VideoAutoencoder
-from models.conditions import ConditionSettings, kept_places, without
+from models.conditions import FRAMES_OF_A_SUM, ConditionSettings, FrameEncoder, kept_places, without
 from models.diffusion.known import held, known_places, map_places, on_the_grid, vector_steps
 from models.diffusion.tasks import TASKS, draw_tasks
 from models.diffusion.text2video import TextToVideoDiffusion
@@ -91,6 +92,27 @@ def test_vectors_and_maps_reach_their_own_frame(kind):
                 time = 1 if found.dim() == 3 else 2
                 same = [torch.equal(a, b) for a, b in zip(found.unbind(time), changed.unbind(time), strict=True)]
                 assert same == [True, True, False]
+
+
+@pytest.mark.parametrize("fold", [1, 2])
+def test_sums_are_those_of_all_frames_up_to_each(fold):
+    """The frames that a step in time holds count one by one, and an absent vector has none."""
+    torch.manual_seed(0)
+    encoder = FrameEncoder((2 + 1) * fold, fold, 16, sums=True)
+    plain = FrameEncoder((4 + 1) * fold, fold, 16)
+    for one in (encoder, plain):
+        torch.nn.init.normal_(one.linear_out.weight)
+    plain.load_state_dict(encoder.state_dict())
+    vectors = torch.randn(2, 6, 2)
+    summed = torch.from_numpy(np.cumsum(vectors.numpy(), axis=1)) / FRAMES_OF_A_SUM
+    present = torch.ones(2, 6, 1)
+
+    def steps(*parts: torch.Tensor) -> torch.Tensor:
+        return torch.cat(parts, dim=2).unflatten(1, (6 // fold, fold)).flatten(2)
+
+    found = encoder(steps(vectors, present))
+    assert torch.allclose(found, plain(steps(vectors, summed, present)), atol=1e-5)
+    assert encoder(torch.zeros_like(steps(vectors, present))).abs().max() == 0
 
 
 def test_what_a_model_does_not_know_is_refused_with_what_it_does():

@@ -40,7 +40,7 @@ def make_vectors(
     if "conditions" not in state:
         samples = (found.read(clip.info, np.arange(clip.frames), lambda frames: frames) for clip in clips)
         about = found.statistics({"conditions": values, "present": present} for values, present, _ in samples)
-        state["conditions"] = ConditionSettings(vectors=about).plain()
+        state["conditions"] = ConditionSettings(vectors=about, sums=True).plain()
     return found, ConditionSettings.from_plain(state["conditions"])
 
 
