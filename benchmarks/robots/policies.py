@@ -101,7 +101,7 @@ def command(args: argparse.Namespace) -> str:
         "size",
         "name",
     )
-    return " ".join([words, *(f"--{name} {value}" for name, value in lists.items()), *flags(args, *names, "name")])
+    return " ".join([words, *(f"--{name} {value}" for name, value in lists.items()), *flags(args, *names)])
 
 
 def flags(args: argparse.Namespace, *names: str) -> list[str]:
