@@ -9,12 +9,13 @@ gets a condition answers as before, to the bit, until it is trained, and always 
 (B, C, t, h, w), vectors (B, t, D). Zeros mean absent.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pixel_unshuffle, silu
+from torch.utils.hooks import RemovableHandle
 
 from models.layers import zero_init
 
@@ -30,7 +31,8 @@ class ConditionSettings:
     known: whether it takes known frames and places. maps: {name: channels}. vectors: {name: {"names": of its numbers,
     "mean": [...], "std": [...]}}, by which they are normalised. fold: frames and px that make a place of the grid,
     (1, 1) for pixels. tasks: {task: share} of its training, see models/diffusion/tasks.py. sums: whether vectors come
-    with their sums from the first frame on: where steps have led to.
+    with their sums from the first frame on (where steps have led to) and, in the U-Nets of diffusers, steer every
+    block; models of before there were sums have vectors join the first layer's output there.
     """
 
     known: bool = False
@@ -147,6 +149,23 @@ class FrameEncoder(nn.Module):
         angles = torch.cat([values * 2**n for n in range(VECTOR_WAVES)], dim=3)
         features = torch.cat([values, angles.sin() * present, angles.cos() * present, present], dim=3)
         return self.linear_out(silu(self.linear_in(features.flatten(2))))
+
+
+def steer_blocks(unet: nn.Module, added: Callable[[Tensor], Tensor | None]) -> list[RemovableHandle]:
+    """Let each block of a U-Net of diffusers have, in its embedding of every frame (B*T, D), what `added` makes of that
+    one besides, None for nothing; until the handles are removed."""
+
+    def steer(block: nn.Module, inputs: tuple, named: dict) -> tuple[tuple, dict] | None:
+        embedding = named["temb"] if "temb" in named else inputs[1]
+        more = added(embedding)
+        if more is None:
+            return None
+        if "temb" in named:
+            return inputs, named | {"temb": embedding + more}
+        return (inputs[0], embedding + more, *inputs[2:]), named
+
+    blocks = (*unet.down_blocks, unet.mid_block, *unet.up_blocks)
+    return [block.register_forward_pre_hook(steer, with_kwargs=True) for block in blocks if block is not None]
 
 
 def _in_patches(x: Tensor, p: int) -> Tensor:

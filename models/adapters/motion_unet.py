@@ -8,7 +8,7 @@ import torch
 from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from torch import Tensor
 
-from models.conditions import ConditionEncoder, ConditionSettings
+from models.conditions import ConditionEncoder, ConditionSettings, steer_blocks
 from models.layers import zero_init
 
 OWN = "motion_modules"  # in the names of what is no part of the image model
@@ -78,16 +78,23 @@ class MotionUNet(UNetMotionModel):
         context = encoder_hidden_states.to(sample.dtype).repeat_interleave(num_frames, dim=0)
         if not conditions:
             return super().forward(sample, timesteps, context).sample
-        added = self.conditions(conditions)[0].transpose(1, 2).flatten(0, 1)  # (B*T, width, H, W), or a 1 for a side
-        hook = self.conv_in.register_forward_hook(lambda module, inputs, output: output + added)
+        on_grid, on_frames = self.conditions(conditions)
+        hooks = []
+        if on_grid is not None:
+            places = on_grid.transpose(1, 2).flatten(0, 1)  # (B*T, width, H, W), or a 1 for a side
+            hooks += [self.conv_in.register_forward_hook(lambda module, inputs, output: output + places)]
+        if on_frames is not None:
+            hooks += steer_blocks(self, lambda embedding: on_frames.flatten(0, 1))
         try:
             return super().forward(sample, timesteps, context).sample
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
 
     def add_conditions(self, settings: ConditionSettings) -> None:
         """Take these conditions from now on; nothing changes until the new layers are trained."""
-        self.conditions = ConditionEncoder(settings, self.config.in_channels, 1, self.conv_in.out_channels)
+        embedded = self.time_embedding.linear_2.out_features if settings.sums else None
+        self.conditions = ConditionEncoder(settings, self.config.in_channels, 1, self.conv_in.out_channels, embedded)
 
 
 def motion_adapter(config: dict, tensors: dict[str, Tensor]) -> MotionAdapter:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from models.conditions import ConditionEncoder, ConditionSettings
+from models.conditions import ConditionEncoder, ConditionSettings, steer_blocks
 
 
 def add_steering(unet: nn.Module, settings: ConditionSettings) -> None:
@@ -22,11 +22,11 @@ def add_steering(unet: nn.Module, settings: ConditionSettings) -> None:
     unet.conditions = ConditionEncoder(settings, unet.config.in_channels, 1, width, embedded if settings.sums else None)
     unet.conditions.given = {}
 
-    def steered_embedding(block: nn.Module, inputs: tuple, named: dict) -> tuple[tuple, dict] | None:
+    def steering(embedding: Tensor) -> Tensor | None:
         if not unet.conditions.given:
             return None
         added = unet.conditions(unet.conditions.given)[1].flatten(0, 1)  # (B*T, embedded)
-        return inputs, named | {"temb": named["temb"] + _repeated(added, named["temb"])}
+        return _repeated(added, embedding)
 
     def joined(conv_in: nn.Module, inputs: tuple, output: Tensor) -> Tensor | None:
         if not unet.conditions.given:
@@ -35,9 +35,8 @@ def add_steering(unet: nn.Module, settings: ConditionSettings) -> None:
         return output + _repeated(added, output)
 
     if settings.sums:
-        for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
-            block.register_forward_pre_hook(steered_embedding, with_kwargs=True)
-    else:  # a model from before there were sums, whose vectors join the output of the first layer
+        steer_blocks(unet, steering)
+    else:
         unet.conv_in.register_forward_hook(joined)
 
 

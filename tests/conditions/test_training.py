@@ -15,6 +15,7 @@ from models.conditions import ConditionSettings
 from tests.conditions.conftest import ALL, KNOWN
 from tests.text2video.running import generate, losses, train
 from tests.tiny_autoencoders import tiny_autoencoder
+from tests.tiny_models import TINY_SD_UNET
 from utils.cli import UserError
 from utils.decoding.probe import probe_video
 from utils.decoding.read import read_frames
@@ -271,3 +272,19 @@ def test_the_exported_pipeline_draws_what_the_model_draws_from_text(known_run, t
     theirs = pipeline(PROMPT, generator=generator, num_inference_steps=4).frames[0]
     ours, _ = draw(known_run, tmp_path / "out")
     assert np.abs(np.rint(theirs * 255) - ours).max() <= 1
+
+
+def test_the_motion_network_is_steered_by_vectors_in_every_block(pipelines, data, tmp_path):
+    """Trained, kept with the model, drawn with, and another's vectors are another video."""
+    run = tmp_path / "run"
+    flags = ["--init_from_2d", pipelines["v1"], "--network", "motion", "--trainable", "temporal", "--vectors"]
+    flags += ["--num_frames", 3, "--frame_size", 64, "--norm_num_groups", 8, "--max_train_steps", 3, "--batch_size", 1]
+    train(data, run, *map(str, flags), preset="base")
+    model = load_model(run)
+    assert ConditionSettings.from_plain(model["conditions"]).sums
+    layer = "conditions.frames.vectors.linear_out.weight"
+    embedded = 4 * TINY_SD_UNET["block_out_channels"][0]
+    assert model["unet"][layer].shape == (embedded, embedded) and model["unet"][layer].abs().max() > 0
+    one, two = (data / "vectors" / f"clip_0000{n}.csv" for n in (0, 1))
+    drawn = [draw(run, tmp_path / file.stem, "--vectors", file)[0] for file in (one, two)]
+    assert not np.array_equal(*drawn)

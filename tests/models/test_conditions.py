@@ -1,5 +1,7 @@
 """Conditions: identities at the start, nothing where absent, and what reaches the network where they are present."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,8 @@ from tests.tiny_models import TINY_SD_UNET
 SPEED = {"names": ["dx", "dy"], "mean": [1.0, 2.0], "std": [2.0, 4.0]}
 SETTINGS = ConditionSettings(known=True, maps={"depth": 1, "flow": 2}, vectors={"speed": SPEED})
 TEXT = 8
+# Of the motion network also one from before there were sums.
+KINDS = {"unet3d": SETTINGS, "motion": replace(SETTINGS, sums=True), "older motion": SETTINGS}
 
 
 def networks() -> dict[str, torch.nn.Module]:
@@ -28,7 +32,7 @@ def networks() -> dict[str, torch.nn.Module]:
     motion = MotionUNet.from_image_model(
         UNet2DConditionModel(**TINY_SD_UNET | {"cross_attention_dim": TEXT, "in_channels": 3, "out_channels": 3})
     )
-    networks = {"unet3d": unet, "motion": motion}
+    networks = {"unet3d": unet, "motion": motion, "older motion": motion}
     for network in networks.values():
         for parameter in network.parameters():  # a trained one: nothing is zero any more
             torch.nn.init.normal_(parameter, std=0.05)
@@ -50,21 +54,21 @@ def inputs(batch: int = 2, frames: int = 3, size: int = 16) -> tuple:
     return torch.randn(batch, 3, frames, size, size), torch.tensor([3] * batch), torch.randn(batch, 2, TEXT)
 
 
-@pytest.mark.parametrize("kind", ["unet3d", "motion"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_new_condition_changes_nothing_to_the_bit(kind):
     network, clip = networks()[kind].eval(), inputs()
     before = network(*clip)
-    network.add_conditions(SETTINGS)
+    network.add_conditions(KINDS[kind])
     assert torch.equal(network(*clip), before)
     assert torch.equal(network(*clip, conditions=given()), before)
 
 
-@pytest.mark.parametrize("kind", ["unet3d", "motion"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", SETTINGS.names)
 def test_an_absent_condition_changes_nothing_to_the_bit_after_training(kind, name):
     network, clip = networks()[kind].eval(), inputs()
     before = network(*clip)
-    network.add_conditions(SETTINGS)
+    network.add_conditions(KINDS[kind])
     for parameter in network.conditions.parameters():
         torch.nn.init.normal_(parameter)
     known = given()
@@ -73,11 +77,11 @@ def test_an_absent_condition_changes_nothing_to_the_bit_after_training(kind, nam
     assert torch.equal(network(*clip, conditions=absent), before)
 
 
-@pytest.mark.parametrize("kind", ["unet3d", "motion"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_vectors_and_maps_reach_their_own_frame(kind):
     """A network without anything over time: what is given of the last frame changes that one alone."""
     network = networks()[kind]
-    network.add_conditions(SETTINGS)
+    network.add_conditions(KINDS[kind])
     for parameter in network.conditions.parameters():
         torch.nn.init.normal_(parameter)
     one, two = given(1), given(1)

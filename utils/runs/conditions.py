@@ -29,7 +29,7 @@ def make_conditions(
     """
     named, tasks = folders_of(args), pairs(args.tasks, float)
     if not any(named.values()):
-        return _settings(tasks, autoencoder, state, {}, {}), samples
+        return _settings(args, tasks, autoencoder, state, {}, {}), samples
     infos = [info for each in sets for info, _ in each.items]
     try:
         conditions = ClipConditions(args.data_dir, infos, **named)
@@ -37,14 +37,15 @@ def make_conditions(
         raise UserError(str(error)) from None
     known = [KnownClips(clips, conditions, each) for clips, each in zip(sets, samples, strict=True)]
     vectors = {} if "conditions" in state else known[0].measured()
-    return _settings(tasks, autoencoder, state, conditions.channels, vectors), known
+    return _settings(args, tasks, autoencoder, state, conditions.channels, vectors), known
 
 
-def _settings(tasks: dict, autoencoder, state: dict, maps: dict, vectors: dict) -> ConditionSettings:
+def _settings(args, tasks: dict, autoencoder, state: dict, maps: dict, vectors: dict) -> ConditionSettings:
     if "conditions" not in state:
         fold = (1, 1) if autoencoder is None else (autoencoder.layout.time, autoencoder.layout.space)
         known = any(share for task, share in tasks.items() if task != "text")
-        state["conditions"] = ConditionSettings(known, maps, vectors, fold, tasks).plain()
+        sums = bool(vectors) and args.network == "motion"
+        state["conditions"] = ConditionSettings(known, maps, vectors, fold, tasks, sums).plain()
     return ConditionSettings.from_plain(state["conditions"])
 
 

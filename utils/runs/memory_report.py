@@ -110,6 +110,7 @@ def conditions_of(args: argparse.Namespace, clip: tuple[int, ...]) -> ConditionS
         known=any(share for task, share in pairs(args.tasks, float).items() if task != "text"),
         maps={name: MAP_CHANNELS.get(name, 1) for name in named["maps"]},
         vectors={name: {"names": [f"number{n}" for n in range(count)]} for name, count in numbers.items()},
+        sums=bool(numbers) and args.network == "motion",
         fold=(-(-args.num_frames // clip[1]), frame_shape(args)[0] // clip[2]),
     )
 
