@@ -55,7 +55,10 @@ class ConditionSettings:
         return found | {name: (len(about["names"]) + 1) * frames for name, about in self.vectors.items()}
 
     def plain(self) -> dict:
-        return asdict(self) | {"fold": list(self.fold)}
+        found = asdict(self) | {"fold": list(self.fold)}
+        if not self.sums:
+            del found["sums"]  # which older programs do not know
+        return found
 
     @classmethod
     def from_plain(cls, found: dict) -> "ConditionSettings":

@@ -47,7 +47,7 @@ def picture(tmp_path_factory, data) -> Path:
 
 def test_a_run_says_what_it_learns_and_keeps_it_with_the_model(known_run, data):
     model = load_model(known_run)
-    assert model["format"] == 4  # which older programs refuse in a line
+    assert model["format"] == 4 and "sums" not in model["conditions"]  # what older programs refuse in a line, or read
     settings = ConditionSettings.from_plain(model["conditions"])
     assert settings.names == ["known", "depth", "vectors", "audio"] and settings.maps == {"depth": 1}
     assert settings.vectors["vectors"]["names"] == ["x", "y", "dx", "dy"]
@@ -281,7 +281,7 @@ def test_the_motion_network_is_steered_by_vectors_in_every_block(pipelines, data
     flags += ["--num_frames", 3, "--frame_size", 64, "--norm_num_groups", 8, "--max_train_steps", 3, "--batch_size", 1]
     train(data, run, *map(str, flags), preset="base")
     model = load_model(run)
-    assert ConditionSettings.from_plain(model["conditions"]).sums
+    assert ConditionSettings.from_plain(model["conditions"]).sums and model["format"] == 6
     layer = "conditions.frames.vectors.linear_out.weight"
     embedded = 4 * TINY_SD_UNET["block_out_channels"][0]
     assert model["unet"][layer].shape == (embedded, embedded) and model["unet"][layer].abs().max() > 0

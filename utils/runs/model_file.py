@@ -23,9 +23,10 @@ from utils.pretrained.model_folder import load_text_encoder
 from utils.runs.checkpoint import whole
 from utils.tensors import require_numbers, tensor_bytes
 
-MODEL_FORMAT = 5  # with a head over single pixels
-# Formats of what older programs read too: UNet3D without and with an autoencoder, the motion network, conditions.
-OF_PIXELS, OF_LATENTS, OF_MOTION, OF_CONDITIONS = 1, 2, 3, 4
+MODEL_FORMAT = 6  # with sums of vectors
+# Formats of what older programs read too: UNet3D without and with an autoencoder, the motion network, conditions, a
+# head over single pixels.
+OF_PIXELS, OF_LATENTS, OF_MOTION, OF_CONDITIONS, OF_HEADS = 1, 2, 3, 4, 5
 
 
 def pack_model(
@@ -40,9 +41,15 @@ def pack_model(
         encoder["settings"] = builtin_settings(text_encoder)
         encoder["weights"] = cpu_tensors(text_encoder)
     motion, conditions = isinstance(diffusion.unet, MotionUNet), settings_of(diffusion.unet)
-    without = OF_MOTION if motion else OF_PIXELS if autoencoder is None else OF_LATENTS
+    needed = OF_MOTION if motion else OF_PIXELS if autoencoder is None else OF_LATENTS
+    for has, number in (
+        (conditions.names, OF_CONDITIONS),
+        (config.get("pixel_channels"), OF_HEADS),
+        (conditions.sums, MODEL_FORMAT),
+    ):
+        needed = number if has else needed
     return {
-        "format": MODEL_FORMAT if config.get("pixel_channels") else OF_CONDITIONS if conditions.names else without,
+        "format": needed,
         **({"conditions": conditions.plain()} if conditions.names else {}),
         **({"network": "motion"} if motion else {}),
         "unet_config": config,

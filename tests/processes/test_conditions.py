@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from tests.conditions.conftest import ALL
+from tests.processes.running import TRAIN, launch
 from tests.text2video.running import losses
-from tests.text2video.test_processes import TRAIN, launch
 from utils.runs.checkpoint import list_checkpoints, load_checkpoint
 
 
 @pytest.fixture(scope="module")
-def whole_weights(data, tmp_path_factory) -> tuple[Path, str]:
+def whole_weights(known_clips, tmp_path_factory) -> tuple[Path, str]:
     """Two steps with every condition: the run folder, and what both processes said."""
     folder = tmp_path_factory.mktemp("two_processes")
-    flags = ("--data_dir", data, "--output_dir", folder / "run", *TRAIN, *ALL, "--max_train_steps", 2)
+    flags = ("--data_dir", known_clips, "--output_dir", folder / "run", *TRAIN, *ALL, "--max_train_steps", 2)
     return folder / "run", launch(folder, "with_whole_weights", "train_text2video", *flags)
 
 
@@ -40,9 +40,9 @@ def test_two_processes_agree_on_conditions(whole_weights):
 
 
 @pytest.mark.slow
-def test_fsdp_learns_conditions_as_two_whole_copies_do(whole_weights, data, tmp_path):
+def test_fsdp_learns_conditions_as_two_whole_copies_do(whole_weights, known_clips, tmp_path):
     expected = whole_weights[0]
-    flags = ("--data_dir", data, "--output_dir", tmp_path / "run", *TRAIN, *ALL, "--max_train_steps", 2)
+    flags = ("--data_dir", known_clips, "--output_dir", tmp_path / "run", *TRAIN, *ALL, "--max_train_steps", 2)
     said = launch(tmp_path, "with_spread_weights", "train_text2video", *flags)
     assert int(re.search(r"SPREAD (\d+)", said)[1]) > 100, said
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(expected), rtol=1e-4)

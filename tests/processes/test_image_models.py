@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.latents.test_image_model import FLAGS
+from tests.processes.running import launch
 from tests.text2video.running import losses
-from tests.text2video.test_processes import launch
 from utils.decoding.probe import probe_video
 from utils.decoding.read import read_frames
 from utils.video.encode import write_image

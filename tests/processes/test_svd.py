@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
+from tests.processes.running import launch
 from tests.svd.running import FRAMES, losses
-from tests.text2video.test_processes import launch
 from utils.runs.checkpoint import list_checkpoints, load_checkpoint
 
 
