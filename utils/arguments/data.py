@@ -26,7 +26,9 @@ def add_data_args(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--no_augment", "--no-augment", dest="augment", action="store_false", help="no random window, crop and flip"
     )
-    group.add_argument("--augment", action="store_true", default=True, help=argparse.SUPPRESS)
+    group.add_argument(
+        "--augment", action="store_true", default=True, help="random window, crop and flip, which some presets lack"
+    )
     group.add_argument(
         "--short_clips", type=choice(*SHORT_CLIPS), default="skip", help="too few frames: skip, pad or loop"
     )
