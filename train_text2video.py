@@ -22,7 +22,7 @@ from utils.arguments.training import (
     add_run_args,
     check_run_args,
 )
-from utils.cli import Parser, UserError, utf8_text
+from utils.cli import Parser, utf8_text
 from utils.cli import run as run_script
 from utils.pretrained.image_model import adopted
 from utils.runs.new_model import (
@@ -172,11 +172,6 @@ def main(args: argparse.Namespace) -> None:
     say(f"{sum(p.numel() for p in unet.parameters()) / 1e6:.1f}M parameters in the U-Net, text by {text_encoder.name}")
 
     # Optimizer; samples are drawn from the moving average.
-    if args.optimizer == "muon" and accelerator.distributed_type == "FSDP":
-        raise UserError(
-            "--optimizer: muon needs whole matrices, which FSDP cuts up; use adamw, or another configuration"
-        )
-
     def weights() -> dict[str, dict]:
         if text_encoder.trainable:
             run.state["tokenizer"] = text_encoder.tokenizer.backend_tokenizer.to_str()

@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from tests.faults.forked import Script
+from tests.faults.place import Ended
 from tests.text2video.running import ROOT
 
 TRAIN = ("--preset", "tiny", "--no_wandb", "--mixed_precision", "no", "--log_every", 1)
@@ -17,12 +18,17 @@ TRAIN += ("--lr_scheduler", "constant", "--checkpoint_every", 2, "--num_timestep
 
 def launch(folder: Path, patch: str, script: str, *flags) -> str:
     """Run a script in two processes; what both said. patch: a function of this file, called in each before it."""
+    return "".join(ended.done().said for ended in launched(folder, patch, script, *flags))
+
+
+def launched(folder: Path, patch: str, script: str, *flags) -> list[Ended]:
+    """The same, however it ends."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     patch = f"{__name__}:{patch}:"
     scripts = [Script(folder / f"{rank}.txt", script, *flags, patch=f"{patch}{rank} {port}") for rank in range(2)]
-    return "".join(script.end(300).done().said for script in scripts)
+    return [script.end(300) for script in scripts]
 
 
 def as_one_of_two(place: str) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.processes.running import TRAIN, launch
+from tests.processes.running import TRAIN, launch, launched
 from tests.text2video.running import losses
 from utils.runs.checkpoint import list_checkpoints, load_checkpoint
 from utils.runs.model_file import load_model, unpack_model
@@ -48,3 +48,16 @@ def test_fsdp_trains_as_two_whole_copies_do_and_resumes(whole_weights, data, tmp
     for group in ("unet", "text_encoder", "ema"):
         torch.testing.assert_close(found[group], expected[group], rtol=1e-3, atol=1e-4)
     unpack_model(load_model(run))
+
+
+@pytest.mark.parametrize(
+    "script, flags, said",
+    [
+        ("train_text2video", ("--optimizer", "muon"), "--optimizer: muon needs whole matrices"),
+        ("train_autoencoder", ("--optimizer", "adamw"), "FSDP spreads no network of this script"),
+        ("train_policy", (), "FSDP spreads no network of this script"),
+    ],
+)
+def test_what_fsdp_cannot_spread_is_one_line(data, tmp_path, script, flags, said):
+    ended = launched(tmp_path, "with_spread_weights", script, "--data_dir", data, "--no_wandb", *flags)
+    assert all(said in each.refused() for each in ended)

@@ -4,20 +4,24 @@ import re
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
 from torch import nn
 
 from utils.arguments.training import TRACKERS
+from utils.cli import UserError
 from utils.hardware import choose_precision
 
+SPREAD = ("text2video", "svd")  # trainings that FSDP may spread; the others' networks are small
 
-def make_accelerator(args, run_dir: Path) -> Accelerator:
-    """Devices, precision and processes as the flags of utils/arguments/training.py ask for."""
+
+def make_accelerator(args, name: str, run_dir: Path) -> Accelerator:
+    """Devices, precision and processes as the flags of utils/arguments/training.py ask for. name: of the training, see
+    SPREAD. Raises UserError where FSDP cannot spread it."""
     # Without cpu=True the processes of torchrun on a CPU do not find each other, and each trains alone.
     on_cpu = not torch.accelerator.is_available()
     # An adopted image model leaves out what is over time where a batch is of pictures.
     unused = DistributedDataParallelKwargs(find_unused_parameters=bool(getattr(args, "image_share", 0)))
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=on_cpu,
         mixed_precision=choose_precision(args.mixed_precision, on_cpu),
         gradient_accumulation_steps=args.gradient_accumulation_steps,
@@ -25,6 +29,14 @@ def make_accelerator(args, run_dir: Path) -> Accelerator:
         project_dir=run_dir,
         kwargs_handlers=[unused],
     )
+    if accelerator.distributed_type == DistributedType.FSDP:
+        if name not in SPREAD:
+            raise UserError("FSDP spreads no network of this script; launch it with configs/accelerate/ddp.yaml")
+        if args.optimizer == "muon":
+            raise UserError(
+                "--optimizer: muon needs whole matrices, which FSDP cuts up; use adamw, or another configuration"
+            )
+    return accelerator
 
 
 def fit_fsdp(accelerator: Accelerator, model: nn.Module) -> None:

@@ -61,7 +61,7 @@ class TrainingRun:
         self.run_dir, self.resumed = find_run(args.resume, args.output_dir, Path("checkpoints"), name)
         if self.resumed:
             check_settings(self.run_dir, vars(args), free)
-        self.accelerator = make_accelerator(args, self.run_dir)
+        self.accelerator = make_accelerator(args, name, self.run_dir)
         self.device, self.say = self.accelerator.device, self.accelerator.print
         self.main_process = self.accelerator.is_main_process
         if self.main_process:
